@@ -1,0 +1,166 @@
+"""What `import torch` calls: puts one finder on `sys.meta_path` that hooks open_clip and clip_benchmark as they load.
+
+Standard library only and nothing that may raise: an exception here would break `import torch` for every program on the
+machine. The finder looks at the name of each imported module and does nothing but for the few in :data:`HOOKS`; those
+are loaded as always, and afterwards handed to a function of :mod:`zhclip_openclip.integrations`.
+
+Torch is often first imported from inside `import open_clip` or `import clip_benchmark.cli`. Those two are then half
+executed and past the finder, which is why the hooks are on submodules that come later. `clip_benchmark.cli` is the one
+module that can be half executed itself; :func:`_when_executed` covers it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import types
+import warnings
+
+# module of the host -> function that gets the loaded module. `open_clip.factory` is the last piece of open_clip that
+# is needed: model, hf_model, pretrained and tokenizer are loaded by then.
+HOOKS = {
+    "open_clip.factory": "zhclip_openclip.integrations.open_clip:hook_factory",
+    "clip_benchmark.models": "zhclip_openclip.integrations.clip_benchmark:hook_models",
+    "clip_benchmark.model_collection": "zhclip_openclip.integrations.clip_benchmark:hook_model_collection",
+    "clip_benchmark.datasets.builder": "zhclip_openclip.integrations.clip_benchmark:hook_builder",
+    "clip_benchmark.cli": "zhclip_openclip.integrations.clip_benchmark:hook_cli",
+}
+_CLI = "clip_benchmark.cli"
+#: Names of host modules whose hook failed, with the reason: `zhclip doctor` shows them.
+FAILED: dict[str, str] = {}
+#: Names of host modules that have been hooked.
+DONE: set[str] = set()
+
+
+def autoload() -> None:
+    """Install the finder and hook what is loaded already. Never raises; calling it again changes nothing."""
+    try:
+        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _Finder())
+        for name in HOOKS:
+            module = sys.modules.get(name)
+            if module is None:
+                continue
+            if _is_executing(module):
+                if name == _CLI:
+                    _when_executed(module)
+                # Any other one is being loaded through our finder, which hooks it afterwards.
+            else:
+                apply(name, module)
+        main = sys.modules.get("__main__")
+        if getattr(getattr(main, "__spec__", None), "name", None) == _CLI:  # python -m clip_benchmark.cli
+            _when_parsing(main)
+    except Exception as error:  # whatever it is, torch must go on
+        _warn("its start", error)
+
+
+def apply(name: str, module: types.ModuleType) -> None:
+    """Hand the complete host module `name` to its hook, once; a failure becomes one warning."""
+    if name in DONE or name in FAILED:
+        return
+    DONE.add(name)
+    path, function = HOOKS[name].split(":")
+    try:
+        getattr(importlib.import_module(path), function)(module)
+    except Exception as error:
+        DONE.discard(name)
+        FAILED[name] = f"{type(error).__name__}: {error}"
+        _warn(name, error)
+
+
+def _warn(what: str, error: Exception) -> None:
+    try:
+        warnings.warn(
+            f"zhclip-openclip could not hook into {what} and leaves it as it is ({type(error).__name__}: {error}); "
+            "`zhclip doctor` says more",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    except Exception:  # warnings may be errors: then there is nobody to tell, and the host still has to load
+        print(f"zhclip-openclip could not hook into {what}: {error}", file=sys.stderr)
+
+
+def _is_executing(module: types.ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+class _Finder:
+    """Finds the modules of :data:`HOOKS` with everybody else's finders and wraps their loaders."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in HOOKS:
+            return None
+        try:
+            spec = None
+            for finder in sys.meta_path:
+                if isinstance(finder, _Finder) or not hasattr(finder, "find_spec"):
+                    continue
+                spec = finder.find_spec(name, path, target)
+                if spec is not None:
+                    break
+            if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
+                spec.loader = _Loader(spec.loader)
+            return spec
+        except Exception as error:
+            _warn(name, error)
+            return None
+
+
+class _Loader:
+    """Stands before a module's own loader: executes the module with it, then applies the hook."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def create_module(self, spec):
+        create = getattr(self._loader, "create_module", None)
+        return create(spec) if create else None
+
+    def exec_module(self, module):
+        # Everyone after this moment (inspect, pickle, importlib.resources) is to see the module's own loader.
+        module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        apply(module.__spec__.name, module)
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+
+def _when_executed(module: types.ModuleType) -> None:
+    """Hook a module that is being executed right now, at the first look at it from outside after its execution."""
+
+    class Waiting(types.ModuleType):
+        def __getattribute__(self, name):
+            spec = types.ModuleType.__getattribute__(self, "__spec__")
+            if not getattr(spec, "_initializing", False):
+                self.__class__ = types.ModuleType
+                apply(_CLI, self)
+            return types.ModuleType.__getattribute__(self, name)
+
+    module.__class__ = Waiting
+
+
+def _when_parsing(main: types.ModuleType) -> None:
+    """Hook clip_benchmark's command line when it runs as `__main__`, where nobody looks at it from outside.
+
+    By the time it asks `argparse` for a parser all its functions exist, so its own name `argparse` is made to tell us.
+    """
+    namespace = vars(main)
+    argparse = namespace.get("argparse")
+    if argparse is None or not isinstance(argparse, types.ModuleType):
+        return
+
+    class Argparse(types.ModuleType):
+        def __getattr__(self, name):
+            namespace["argparse"] = argparse
+            apply(_CLI, main)
+            return getattr(argparse, name)
+
+    namespace["argparse"] = Argparse("argparse")
+
+
+def disabled() -> bool:
+    """Whether PyTorch's autoloading is switched off in this environment."""
+    return os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD", "1") == "0"

@@ -1,0 +1,1 @@
+"""Finding checkpoints, recognising them, and loading them into open_clip models."""

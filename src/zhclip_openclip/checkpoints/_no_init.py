@@ -1,0 +1,26 @@
+"""Building a model without the random initialisation that its checkpoint overwrites."""
+
+from __future__ import annotations
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+class NoInit(TorchFunctionMode):
+    """While active, operations that change a parameter in place are skipped.
+
+    For models that are loaded with strict keys afterwards, so that no parameter keeps what it had. Parameters are then
+    never written before the checkpoint is, and memory that was only allocated costs nothing. Buffers and everything
+    that is computed (position ids, masks) are left alone, which building on the meta device would not do.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if args and isinstance(args[0], torch.nn.Parameter):
+            name = getattr(func, "__name__", "")
+            if name.endswith("_") and not name.endswith("__") and name not in _NO_INITIALISATION:
+                return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+#: In-place methods of tensors that set properties and no values.
+_NO_INITIALISATION = {"requires_grad_", "share_memory_", "retain_grad_", "detach_"}

@@ -1,0 +1,121 @@
+"""What a family of models is, as data. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zhclip_openclip import _paths
+
+#: OpenAI's CLIP constants, https://github.com/openai/CLIP (clip/clip.py)
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One published set of weights.
+
+    repo: the repository of the weights on the Hugging Face hub, or "" where a file of the package holds them.
+    files: names under which the weights may stand there, in order of preference.
+    image_repo: where the image tower is published, if apart from the text tower.
+    licence: as the source states it; what is not stated says so.
+    """
+
+    repo: str
+    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+    image_repo: str = ""
+    image_files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+    path: Path | None = None
+    licence: str = "not stated by its source"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One form in which a family's weights are written, and the way from its key names to open_clip's.
+
+    telltale: patterns, each of which some key must match for a checkpoint to be of this form.
+    never: patterns that no key of this form matches.
+    drop: patterns of keys that hold no weights of the model (buffers, unused poolers and heads).
+    rename: ordered (pattern, replacement) pairs, each applied with :func:`re.sub` to the result of the one before.
+        A target that ends in `#0`, `#1`, ... is that part of a fused tensor (query, key and value, one under another).
+    transpose: patterns of targets whose tensor is stored transposed.
+    constants: targets that the checkpoint does not hold, with the value that they have.
+    part: "" for both towers, "text" or "image" where this form holds one of them.
+    """
+
+    name: str
+    telltale: tuple[str, ...]
+    rename: tuple[tuple[str, str], ...]
+    never: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    transpose: tuple[str, ...] = ()
+    constants: Mapping[str, float] = field(default_factory=dict)
+    part: str = ""
+
+    def recognises(self, keys: Iterable[str]) -> bool:
+        keys = list(keys)
+        return all(any(re.search(p, k) for k in keys) for p in self.telltale) and not any(
+            re.search(p, k) for p in self.never for k in keys
+        )
+
+    def target(self, key: str) -> str | None:
+        """The open_clip name of `key`, or None for a key that is dropped."""
+        if any(re.search(pattern, key) for pattern in self.drop):
+            return None
+        for pattern, replacement in self.rename:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+@dataclass(frozen=True)
+class Model:
+    """One architecture of a family: the name of its file in `model_configs/` and the weights that exist for it.
+
+    tags: the first is the default.
+    quickgelu: the twin that differs from it in its activation alone, for families whose `config.json` decides.
+    preprocess: what differs from open_clip's defaults in its image preprocessing.
+    """
+
+    name: str
+    tags: Mapping[str, Tag]
+    quickgelu: str = ""
+    preprocess: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def default_tag(self) -> str:
+        return next(iter(self.tags))
+
+    def config(self) -> dict:
+        """The open_clip model config, as in `model_configs/<name>.json`."""
+        return json.loads((_paths.model_configs() / f"{self.name}.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models: its data sheet.
+
+    aliases: other full model names, each with the model that it stands for.
+    layouts: the forms in which its checkpoints are written.
+    normalise: what its authors do to a text before the tokenizer sees it.
+    tokenizer: class of transformers that tokenizes for it; None takes what the files say.
+    tokenizer_repos: where its tokenizer is published, tried after the repository of the weights.
+    configs: folder that holds its model configs and text configs, for a family outside this package.
+    """
+
+    name: str
+    title: str
+    models: tuple[Model, ...]
+    aliases: Mapping[str, str]
+    layouts: tuple[Layout, ...]
+    paper: str = ""
+    source: str = ""
+    normalise: Callable[[str], str] | None = None
+    tokenizer: str = "BertTokenizerFast"
+    tokenizer_repos: tuple[str, ...] = ()
+    tokenizer_path: Path | None = None
+    configs: Path | None = None

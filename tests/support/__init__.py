@@ -1,0 +1,1 @@
+"""References and stand-ins that several tests share."""
