@@ -3,7 +3,7 @@
     python benchmarks/model_facts.py          # write
     python benchmarks/model_facts.py --check  # exit 1 if the file is not what would be written
 
-Models are built without initialising them, so this takes seconds and little memory.
+Models are built on the meta device, so this takes seconds and no memory.
 """
 
 from __future__ import annotations
@@ -13,17 +13,24 @@ import json
 import sys
 
 import open_clip
+import torch
 
 from zhclip_openclip import _paths
-from zhclip_openclip.checkpoints._load import signature
-from zhclip_openclip.checkpoints._no_init import NoInit
-from zhclip_openclip.families import all_families
+from zhclip_openclip.checkpoints._load import signature, tower
+from zhclip_openclip.families import Model, all_families
 
 PATH = _paths.DATA / "model_facts.json"
 TEXT_KEYS = (
-    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
-    "type_vocab_size"
-).split()
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "layer_norm_eps",
+)
 
 
 def image_tower(model, config: dict) -> dict:
@@ -39,6 +46,8 @@ def image_tower(model, config: dict) -> dict:
             "num_hidden_layers": len(visual.trunk.blocks),
             "num_attention_heads": block.attn.num_heads,
             "intermediate_size": block.mlp.fc1.out_features,
+            "hidden_act": "quick_gelu" if "quickgelu" in config["vision_cfg"]["timm_model_name"] else "gelu",
+            "layer_norm_eps": visual.trunk.norm.eps,
         }
     if hasattr(visual, "transformer"):
         block = visual.transformer.resblocks[0]
@@ -49,26 +58,31 @@ def image_tower(model, config: dict) -> dict:
             "num_hidden_layers": visual.transformer.layers,
             "num_attention_heads": block.attn.num_heads,
             "intermediate_size": block.mlp.c_fc.out_features,
+            "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
+            "layer_norm_eps": visual.ln_post.eps,
         }
     return {"image_size": size}  # a ResNet, which Hugging Face's CLIP does not have
 
 
+def measure(spec: Model) -> dict:
+    """Facts of one model, from the model itself."""
+    with torch.device("meta"):
+        model = open_clip.create_model(spec.name, pretrained_text=False, device="meta")
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "embed_dim": spec.config()["embed_dim"],
+        "image_tower": image_tower(model, spec.config()),
+        "text_tower": {key: getattr(model.text.config, key) for key in TEXT_KEYS},
+        "signature": signature(shapes),
+        "image_signature": signature(tower(shapes, "image")),
+        "text_signature": signature(tower(shapes, "text")),
+    }
+
+
 def facts() -> dict:
-    result = {}
-    for family in all_families().values():
-        if family.configs is not None:
-            continue  # not of this package
-        for spec in family.models:
-            with NoInit():
-                model = open_clip.create_model(spec.name, pretrained_text=False)
-            result[spec.name] = {
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "embed_dim": spec.config()["embed_dim"],
-                "image_tower": image_tower(model, spec.config()),
-                "text_tower": {key: getattr(model.text.config, key) for key in TEXT_KEYS},
-                "signature": signature({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}),
-            }
-    return result
+    families = [family for family in all_families().values() if family.configs is None]  # those of this package
+    return {spec.name: measure(spec) for family in families for spec in family.models}
 
 
 def main() -> int:

@@ -24,6 +24,9 @@ HOOKS = {
     "clip_benchmark.models": "zhclip_openclip.integrations.clip_benchmark:hook_models",
     "clip_benchmark.model_collection": "zhclip_openclip.integrations.clip_benchmark:hook_model_collection",
     "clip_benchmark.datasets.builder": "zhclip_openclip.integrations.clip_benchmark:hook_builder",
+    "clip_benchmark.metrics.zeroshot_classification": (
+        "zhclip_openclip.integrations.clip_benchmark:hook_zeroshot_classification"
+    ),
     "clip_benchmark.cli": "zhclip_openclip.integrations.clip_benchmark:hook_cli",
 }
 _CLI = "clip_benchmark.cli"

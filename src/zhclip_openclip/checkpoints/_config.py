@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip.checkpoints._load import model_facts
+from zhclip_openclip.families import find
 
 _QUICK = "quick_gelu"
 
@@ -24,17 +25,25 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def towers(config: dict) -> tuple[dict, dict]:
-    """The image and the text part of a Hugging Face CLIP config; ZH-CLIP may hold a whole CLIP config as image part."""
+def towers(config: dict, part: str = "") -> tuple[dict, dict]:
+    """The image and the text part of a Hugging Face CLIP config.
+
+    ZH-CLIP may hold a whole CLIP config as image part. part: "text" for the config of a text tower that stands alone,
+    "image" for that of a CLIP model of which only the image tower counts.
+    """
     image = config.get("vision_config") or {}
     image = image.get("vision_config") or image
-    return image, config.get("text_config") or {}
+    text = config.get("text_config") or {}
+    if part == "text":
+        return {}, text or config
+    return image, {} if part == "image" else text
 
 
-def check(path: Path, name: str) -> None:
-    """Hold a `config.json` against model `name`: sizes, depth, heads, vocabulary.
+def check(path: Path, name: str, part: str = "") -> None:
+    """Hold a `config.json` against model `name`: sizes, depth, heads, vocabulary, activation, epsilon.
 
-    The activation is not checked here: it decides between a model and its QuickGELU twin.
+    part: "text" or "image" where the file beside it holds that tower only. The activation of the image tower is not
+    checked where a family has a twin for either: there it decides which one is built.
 
     Raises CheckpointError: each key with both values.
     """
@@ -42,16 +51,20 @@ def check(path: Path, name: str) -> None:
     if facts is None:
         return
     config = read_json(path)
-    image, text = towers(config)
+    image, text = towers(config, part)
+    tower = dict(facts["image_tower"])
+    found = find(name)
+    if found and any(model.quickgelu for model in found[0].models):
+        tower.pop("hidden_act", None)
     wrong = []
-    for part, said, built in (
-        ("vision_config", image, facts["image_tower"]),
-        ("text_config", text, facts["text_tower"]),
-        ("", config, {"projection_dim": facts["embed_dim"]}),
+    for where, said, built in (
+        ("vision_config", image, tower),
+        ("text_config" if "text_config" in config else "", text, facts["text_tower"]),
+        ("", config, {"projection_dim": facts["embed_dim"], "numDims": facts["embed_dim"]}),
     ):
         for key, value in built.items():
             if key in said and said[key] is not None and said[key] != value:
-                wrong.append(f"{part + '.' if part else ''}{key} is {said[key]} and {name} has {value}")
+                wrong.append(f"{where + '.' if where else ''}{key} is {said[key]} and {name} has {value}")
     if wrong:
         raise CheckpointError(f"{path} contradicts {name}: {'; '.join(wrong)}")
 

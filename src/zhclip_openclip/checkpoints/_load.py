@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,25 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+
+@dataclass(frozen=True)
+class Piece:
+    """A file of weights and the form that it is in. A model comes from one, or from two where its towers are apart."""
+
+    weights: Weights
+    layout: Layout
+
+
+@dataclass(frozen=True, order=True)
+class Source:
+    """Where (a part of) a parameter is: `place` among the parts of it, the key, and which share of the key's rows."""
+
+    place: int
+    key: str
+    share: int = 0
+    shares: int = 1
+
+
 #: What open_clip and its training script write: the names are the model's own.
 OPEN_CLIP = Layout(
     name="open_clip",
@@ -30,7 +51,7 @@ OPEN_CLIP = Layout(
 def recognise(weights: Weights) -> tuple[Family | None, Layout]:
     """The family and the layout of a checkpoint, by its keys; no family for open_clip's own names, which all share.
 
-    Raises CheckpointError: nobody, or more than one family, says that it is theirs.
+    Raises CheckpointError: nobody, or more than one family, says that it is theirs; or it holds an image tower alone.
     """
     keys = list(weights.shapes)
     if OPEN_CLIP.recognises(keys):
@@ -38,41 +59,61 @@ def recognise(weights: Weights) -> tuple[Family | None, Layout]:
     found = [
         (family, layout) for family in all_families().values() for layout in family.layouts if layout.recognises(keys)
     ]
-    if not found:
-        raise CheckpointError(
-            f"{weights.path} is of no known family: its {len(keys)} keys begin with {shorten(keys)}; "
-            f"known are {', '.join(sorted(all_families()))} and what open_clip writes"
-        )
-    families = {family.name for family, _ in found}
-    if len(families) > 1:
+    texts = [(family, layout) for family, layout in found if layout.part != "image"]
+    families = {family.name for family, _ in texts}
+    if len(families) == 1:
+        return texts[0]
+    if families:
         raise CheckpointError(f"{weights.path} fits several families ({', '.join(sorted(families))}): that is our bug")
-    return found[0]
+    if found:
+        raise CheckpointError(
+            f"{weights.path} is a CLIP model without a Chinese text tower ({found[0][1].name} layout): it is the image "
+            f"tower of {' and '.join(family.title for family, _ in found)}; give the file with the text tower instead"
+        )
+    raise CheckpointError(
+        f"{weights.path} is of no known family: its {len(keys)} keys begin with {shorten(keys)}; "
+        f"known are {', '.join(sorted(all_families()))} and what open_clip writes"
+    )
 
 
-def plan(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, list[tuple[int, str]]]:
-    """Which keys make each parameter: target -> [(part, key), ...], one part but for fused tensors."""
-    result: dict[str, list[tuple[int, str]]] = {}
+def recognise_image(weights: Weights, family: Family) -> Layout:
+    """The layout of a file that `family` takes its image tower from. Raises CheckpointError: none of its layouts."""
+    keys = list(weights.shapes)
+    for layout in family.layouts:
+        if layout.part == "image" and layout.recognises(keys):
+            return layout
+    raise CheckpointError(
+        f"{weights.path} holds no image tower that {family.title} can take: its {len(keys)} keys begin with "
+        f"{shorten(keys)}"
+    )
+
+
+def plan(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, list[Source]]:
+    """Which keys make each parameter, from top to bottom: one key, but for tensors that are fused on one side."""
+    result: dict[str, list[Source]] = {}
     for key in shapes:
-        target = layout.target(key)
-        if target is not None:
-            target, _, part = target.partition("#")
-            result.setdefault(target, []).append((int(part or 0), key))
-    return {target: sorted(parts) for target, parts in result.items()}
+        targets = layout.targets(key)
+        for share, target in enumerate(targets):
+            target, _, place = target.partition("#")
+            result.setdefault(target, []).append(Source(int(place or 0), key, share, len(targets)))
+    return {target: sorted(sources) for target, sources in result.items()}
 
 
 def planned_shapes(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Target -> the shape that its parts give together."""
+    """Target -> the shape that its sources give together."""
     result: dict[str, Shape] = {}
-    for target, parts in plan(layout, shapes).items():
-        first = _stored(layout, target, shapes[parts[0][1]])
-        rows = sum(shapes[key][0] for _, key in parts) if len(parts) > 1 else None
-        result[target] = first if rows is None else (rows, *first[1:])
+    for target, sources in plan(layout, shapes).items():
+        first = sources[0]
+        shape = _stored(layout, target, shapes[first.key])
+        if len(sources) > 1:
+            shape = (sum(shapes[source.key][0] for source in sources), *shape[1:])
+        elif first.shares > 1:
+            shape = (shape[0] // first.shares, *shape[1:])
+        result[target] = shape
     return result
 
 
 def _stored(layout: Layout, target: str, shape: Shape) -> Shape:
-    import re
-
     transposed = any(re.search(pattern, target) for pattern in layout.transpose)
     return tuple(reversed(shape)) if transposed else shape
 
@@ -88,61 +129,88 @@ def _same_up_to_leading_ones(a: Shape, b: Shape) -> bool:
     return core(tuple(a)) == core(tuple(b))
 
 
-def load(model: torch.nn.Module, weights: Weights, layout: Layout, name: str, strict: bool = True):
+def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: bool = True):
     """Copy a checkpoint into `model`, tensor by tensor. Nothing is copied unless everything fits.
 
+    pieces: the files that hold the weights; together they have to cover the model.
     name: the model's, for messages. strict: every parameter has to be there, and nothing else, as in torch.
 
     Returns what torch's `load_state_dict` returns. Raises CheckpointError: which keys are missing, unknown, of another
     shape, and which model the file fits.
     """
-    import re
-
     import torch
     from torch.nn.modules.module import _IncompatibleKeys
 
     state = model.state_dict()
-    parts = plan(layout, weights.shapes)
-    shapes = planned_shapes(layout, weights.shapes)
-    constants = {target: value for target, value in layout.constants.items() if target not in parts}
-    missing = [target for target in state if target not in parts and target not in constants]
-    unknown = [key for target, group in parts.items() if target not in state for _, key in group]
-    resized = _resize(model, weights, layout, parts, shapes, state)
-    misshapen = [
-        f"{parts[target][0][1]} {list(shapes[target])} for {list(state[target].shape)}"
-        for target in parts
-        if target in state
-        and target not in resized
-        and not _same_up_to_leading_ones(shapes[target], tuple(state[target].shape))
-    ]
-    if misshapen or (strict and (missing or unknown)):
-        raise CheckpointError(_misfit(weights, layout, name, missing, unknown, misshapen, len(state)))
-    place = {
-        key: (target, number, len(group))
-        for target, group in parts.items()
-        if target in state and target not in resized
-        for number, key in group
+    plans = [plan(piece.layout, piece.weights.shapes) for piece in pieces]
+    shapes = [planned_shapes(piece.layout, piece.weights.shapes) for piece in pieces]
+    held = {target for parts in plans for target in parts}
+    constants = {
+        target: value
+        for piece in pieces
+        for target, value in piece.layout.constants.items()
+        if target not in held and target in state
     }
+    missing = [target for target in state if target not in held and target not in constants]
+    unknown, misshapen, resized = [], [], []
+    for number, piece in enumerate(pieces):
+        unknown.append([s.key for target, group in plans[number].items() if target not in state for s in group])
+        resized.append(_resize(model, piece.weights, plans[number], shapes[number], state))
+        misshapen.append(
+            [
+                f"{group[0].key} {list(shapes[number][target])} for {list(state[target].shape)}"
+                for target, group in plans[number].items()
+                if target in state
+                and target not in resized[number]
+                and not _same_up_to_leading_ones(shapes[number][target], tuple(state[target].shape))
+            ]
+        )
+    for number, piece in enumerate(pieces):
+        lacking = [target for target in missing if number == _owner(pieces, target)]
+        if misshapen[number] or (strict and (lacking or unknown[number])):
+            raise CheckpointError(_misfit(piece, name, lacking, unknown[number], misshapen[number], len(state)))
     with torch.no_grad():
         for target, value in constants.items():
-            if target in state:
-                state[target].fill_(value)
-        for target, tensor in resized.items():
-            state[target].copy_(tensor)
-        for key, tensor in weights.stream(place):
-            target, number, count = place[key]
-            if any(re.search(pattern, target) for pattern in layout.transpose):
-                tensor = tensor.T
+            state[target].fill_(value)
+        for number, piece in enumerate(pieces):
+            for target, tensor in resized[number].items():
+                state[target].copy_(tensor)
+            parts = {t: group for t, group in plans[number].items() if t in state and t not in resized[number]}
+            _copy(piece, parts, state)
+    return _IncompatibleKeys(missing, [key for keys in unknown for key in keys])
+
+
+def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, torch.Tensor]) -> None:
+    """Write the tensors of one file into those of `state`."""
+    jobs: dict[str, list[tuple[str, Source, int]]] = {}
+    for target, sources in parts.items():
+        for source in sources:
+            jobs.setdefault(source.key, []).append((target, source, len(sources)))
+    for key, tensor in piece.weights.stream(jobs):
+        for target, source, count in jobs[key]:
+            part = tensor
+            if source.shares > 1:
+                rows = tensor.shape[0] // source.shares
+                part = part.narrow(0, source.share * rows, rows)
+            if any(re.search(pattern, target) for pattern in piece.layout.transpose):
+                part = part.T
             destination = state[target]
             if count > 1:
                 rows = destination.shape[0] // count
-                destination = destination.narrow(0, number * rows, rows)
-            destination.copy_(tensor.reshape(destination.shape))
-            del tensor
-    return _IncompatibleKeys(missing, unknown)
+                destination = destination.narrow(0, source.place * rows, rows)
+            destination.copy_(part.reshape(destination.shape))
+        del tensor, part
 
 
-def _resize(model, weights: Weights, layout: Layout, parts, shapes, state) -> dict[str, torch.Tensor]:
+def _owner(pieces: Sequence[Piece], target: str) -> int:
+    """Which piece to blame for a parameter that none of them holds."""
+    for number, piece in enumerate(pieces):
+        if piece.layout.part and target.startswith("text.") == (piece.layout.part == "text"):
+            return number
+    return 0
+
+
+def _resize(model, weights: Weights, parts, shapes, state) -> dict[str, torch.Tensor]:
     """Position embeddings of another image size (`force_image_size`), interpolated as open_clip does it."""
     key = "visual.positional_embedding"
     if key not in parts or key not in state or shapes[key] == tuple(state[key].shape):
@@ -151,13 +219,13 @@ def _resize(model, weights: Weights, layout: Layout, parts, shapes, state) -> di
 
     if not hasattr(getattr(model, "visual", None), "grid_size") or shapes[key][-1] != state[key].shape[-1]:
         return {}
-    source = parts[key][0][1]
+    source = parts[key][0].key
     resized = {key: next(tensor for _, tensor in weights.stream([source])).float().clone()}
     resize_pos_embed(resized, model)
     return resized if resized[key].shape == state[key].shape else {}
 
 
-def _misfit(weights: Weights, layout: Layout, name, missing, unknown, misshapen, expected: int) -> str:
+def _misfit(piece: Piece, name, missing, unknown, misshapen, expected: int) -> str:
     told = []
     if missing:
         told.append(f"{len(missing)} of {expected} parameters are missing ({shorten(missing)})")
@@ -165,14 +233,14 @@ def _misfit(weights: Weights, layout: Layout, name, missing, unknown, misshapen,
         told.append(f"{len(unknown)} keys are unknown ({shorten(unknown)})")
     if misshapen:
         told.append(f"{len(misshapen)} have another shape ({shorten(misshapen, 2)})")
-    fits = fitting_models(planned_shapes(layout, weights.shapes), layout.constants)
+    fits = [fit for fit in fitting_models(piece) if fit != name]
     advice = f"; it fits {' and '.join(fits)}: load it under that name" if fits else ""
-    return f"{weights.path} ({layout.name} layout) does not fit {name}: {'; '.join(told)}{advice}"
+    return f"{piece.weights.path} ({piece.layout.name} layout) does not fit {name}: {'; '.join(told)}{advice}"
 
 
 @cache
 def model_facts() -> dict[str, dict]:
-    """Measured facts of every built-in model: parameters, sizes of both towers, signature. See `benchmarks/model_facts.py`."""
+    """Measured facts of every built-in model: parameters, sizes and signatures. See `benchmarks/model_facts.py`."""
     return json.loads((_paths.DATA / "model_facts.json").read_text(encoding="utf-8"))
 
 
@@ -187,22 +255,35 @@ def signature(shapes: Mapping[str, Iterable[int]]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def fitting_models(shapes: Mapping[str, Shape], constants: Iterable[str] = ()) -> list[str]:
-    """Names of the models that have exactly these parameters."""
-    full = dict(shapes)
-    for target in constants:
-        full.setdefault(target, ())
-    wanted = signature(full)
-    return [name for name, facts in model_facts().items() if facts["signature"] == wanted]
+def tower(shapes: Mapping[str, Shape], part: str) -> dict[str, Shape]:
+    """The parameters of one tower; `logit_scale` is of neither, and all are of part ""."""
+    prefix = {"text": "text.", "image": "visual.", "": ""}[part]
+    return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
-def refuse_other_family(weights: Weights, found: Family | None, layout: Layout, family: Family, model: Model) -> None:
+def fitting_models(piece: Piece) -> list[str]:
+    """Names of the models that have exactly these parameters, in the towers that the file holds."""
+    shapes = planned_shapes(piece.layout, piece.weights.shapes)
+    for target in piece.layout.constants:
+        # Constants are scales and biases; a name that says `bias` has as many values as there are output channels.
+        shapes.setdefault(target, _constant_shape(target, shapes))
+    part = piece.layout.part
+    wanted = signature(tower(shapes, part))
+    return [name for name, facts in model_facts().items() if facts[f"{part}_signature".lstrip("_")] == wanted]
+
+
+def _constant_shape(target: str, shapes: Mapping[str, Shape]) -> Shape:
+    weight = shapes.get(re.sub("bias$", "weight", target))
+    return weight[:1] if weight else ()
+
+
+def refuse_other_family(piece: Piece, found: Family | None, family: Family, model: Model) -> None:
     """An error where a checkpoint is recognised as another family's."""
     if found is None or found.name == family.name:
         return
-    fits = fitting_models(planned_shapes(layout, weights.shapes), layout.constants)
+    fits = [fit for fit in fitting_models(piece) if any(fit == candidate.name for candidate in found.models)]
     names = fits or [candidate.name for candidate in found.models]
     raise CheckpointError(
-        f"{weights.path} holds {found.title} weights ({layout.name} layout), and {model.name} is a {family.title} "
-        f"model: load it as {' or '.join(names)}"
+        f"{piece.weights.path} holds {found.title} weights ({piece.layout.name} layout), and {model.name} is a "
+        f"{family.title} model: load it as {' or '.join(names)}"
     )

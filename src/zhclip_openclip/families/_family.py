@@ -43,6 +43,8 @@ class Layout:
     drop: patterns of keys that hold no weights of the model (buffers, unused poolers and heads).
     rename: ordered (pattern, replacement) pairs, each applied with :func:`re.sub` to the result of the one before.
         A target that ends in `#0`, `#1`, ... is that part of a fused tensor (query, key and value, one under another).
+    split: (pattern, replacements) for keys that hold several parameters of equal size, one under another, with the
+        target of each from top to bottom. Renaming is done with a key before it is split.
     transpose: patterns of targets whose tensor is stored transposed.
     constants: targets that the checkpoint does not hold, with the value that they have.
     part: "" for both towers, "text" or "image" where this form holds one of them.
@@ -53,6 +55,7 @@ class Layout:
     rename: tuple[tuple[str, str], ...]
     never: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    split: tuple[tuple[str, tuple[str, ...]], ...] = ()
     transpose: tuple[str, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     part: str = ""
@@ -63,13 +66,16 @@ class Layout:
             re.search(p, k) for p in self.never for k in keys
         )
 
-    def target(self, key: str) -> str | None:
-        """The open_clip name of `key`, or None for a key that is dropped."""
+    def targets(self, key: str) -> tuple[str, ...]:
+        """The open_clip names of what `key` holds, from top to bottom; none for a key that is dropped."""
         if any(re.search(pattern, key) for pattern in self.drop):
-            return None
+            return ()
         for pattern, replacement in self.rename:
             key = re.sub(pattern, replacement, key)
-        return key
+        for pattern, replacements in self.split:
+            if re.search(pattern, key):
+                return tuple(re.sub(pattern, replacement, key) for replacement in replacements)
+        return (key,)
 
 
 @dataclass(frozen=True)
@@ -79,20 +85,32 @@ class Model:
     tags: the first is the default.
     quickgelu: the twin that differs from it in its activation alone, for families whose `config.json` decides.
     preprocess: what differs from open_clip's defaults in its image preprocessing.
+    tokenizer: class of transformers that tokenizes for it, where that is not the family's.
+    tokenizer_options: arguments of that class that a folder with a bare vocabulary does not tell.
     """
 
     name: str
     tags: Mapping[str, Tag]
     quickgelu: str = ""
     preprocess: Mapping[str, object] = field(default_factory=dict)
+    tokenizer: str = ""
+    tokenizer_options: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def default_tag(self) -> str:
         return next(iter(self.tags))
 
     def config(self) -> dict:
-        """The open_clip model config, as in `model_configs/<name>.json`."""
-        return json.loads((_paths.model_configs() / f"{self.name}.json").read_text(encoding="utf-8"))
+        """The open_clip model config, from `<name>.json` in `model_configs/` or in the folder of its family.
+
+        Raises FileNotFoundError: there is no such file.
+        """
+        from zhclip_openclip.families import all_families
+
+        folders = [_paths.model_configs(), *(f.configs for f in all_families().values() if f.configs)]
+        paths = [folder / f"{self.name}.json" for folder in folders]
+        path = next((path for path in paths if path.is_file()), paths[0])
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -102,9 +120,12 @@ class Family:
     aliases: other full model names, each with the model that it stands for.
     layouts: the forms in which its checkpoints are written.
     normalise: what its authors do to a text before the tokenizer sees it.
-    tokenizer: class of transformers that tokenizes for it; None takes what the files say.
+    note: what a user should know before trusting its numbers.
+    tokenizer: class of transformers that tokenizes for it.
+    tokenizer_options: arguments of that class with which it does what the family's own tokenizer does.
     tokenizer_repos: where its tokenizer is published, tried after the repository of the weights.
-    configs: folder that holds its model configs and text configs, for a family outside this package.
+    tokenizer_package: (package, file in it) with the same vocabulary, taken if it is installed and all else fails.
+    configs: folder that holds `<model>.json` and `text_configs/`, for a family outside this package.
     """
 
     name: str
@@ -114,8 +135,11 @@ class Family:
     layouts: tuple[Layout, ...]
     paper: str = ""
     source: str = ""
+    note: str = ""
     normalise: Callable[[str], str] | None = None
     tokenizer: str = "BertTokenizerFast"
+    tokenizer_options: Mapping[str, object] = field(default_factory=dict)
     tokenizer_repos: tuple[str, ...] = ()
+    tokenizer_package: tuple[str, str] | None = None
     tokenizer_path: Path | None = None
     configs: Path | None = None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+from zhclip_openclip.families._family import Layout
+
 Renames = tuple[tuple[str, str], ...]
 
 #: Buffers that older transformers wrote into their files.
@@ -27,6 +31,59 @@ def hf_vision_to_timm(prefix: str = "vision_model", projection: str = "visual_pr
     )
 
 
+def hf_vision_to_open_clip(prefix: str = "vision_model", projection: str = "visual_projection") -> Renames:
+    """Hugging Face's CLIP vision transformer to open_clip's own, which has OpenAI's names; see PROJECTION.
+
+    transformers 5 writes `encoder.layer.` for AltCLIP's image tower and `encoder.layers.` for everybody else's.
+    """
+    block = rf"^{prefix}\.encoder\.layers?\.(\d+)\."
+    ours = r"visual.transformer.resblocks.\1."
+    return (
+        (rf"^{prefix}\.embeddings\.class_embedding$", "visual.class_embedding"),
+        (rf"^{prefix}\.embeddings\.position_embedding\.weight$", "visual.positional_embedding"),
+        (rf"^{prefix}\.embeddings\.patch_embedding\.", "visual.conv1."),
+        (rf"^{prefix}\.pre_layrnorm\.", "visual.ln_pre."),
+        (rf"^{prefix}\.post_layernorm\.", "visual.ln_post."),
+        (block + r"self_attn\.q_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#0"),
+        (block + r"self_attn\.k_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#1"),
+        (block + r"self_attn\.v_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#2"),
+        (block + r"self_attn\.out_proj\.", ours + "attn.out_proj."),
+        (block + r"layer_norm(\d)\.", ours + r"ln_\2."),
+        (block + r"mlp\.fc1\.", ours + "mlp.c_fc."),
+        (block + r"mlp\.fc2\.", ours + "mlp.c_proj."),
+        (rf"^{projection}\.weight$", "visual.proj"),
+    )
+
+
+#: open_clip keeps the projection of its own image towers as (width, embed_dim), Hugging Face as (embed_dim, width).
+PROJECTION = (r"^visual\.proj$",)
+
+
 def bert(prefix: str) -> Renames:
     """A BERT or XLM-R encoder under `prefix` to open_clip's text tower."""
     return ((rf"^{prefix}\.", "text.transformer."),)
+
+
+#: The image tower out of a whole CLIP model as transformers writes it, for families that publish a text tower alone.
+CLIP_IMAGE_TOWER = Layout(
+    name="Hugging Face CLIP",
+    part="image",
+    telltale=(r"^vision_model\.embeddings\.class_embedding$", r"^visual_projection\.weight$"),
+    never=(r"^visual_projection\.bias$", r"^text_model\.embeddings\.word_embeddings\.", r"^text_model\.roberta\."),
+    drop=(*BUFFERS, r"^text_model\.", r"^text_projection\."),
+    rename=hf_vision_to_open_clip(),
+    transpose=PROJECTION,
+    # OpenAI's models were trained up to the limit of ln 100; a file without the text tower has no scale either.
+    constants={"logit_scale": math.log(100)},
+)
+
+#: The same out of a CLIP model as open_clip writes it; OpenAI's own names are these too.
+OPEN_CLIP_IMAGE_TOWER = Layout(
+    name="open_clip CLIP",
+    part="image",
+    telltale=(r"^visual\.conv1\.weight$", r"^token_embedding\.weight$"),
+    drop=(r"^(?!visual\.|logit_scale$)",),
+    rename=(),
+)
+
+IMAGE_TOWERS = (CLIP_IMAGE_TOWER, OPEN_CLIP_IMAGE_TOWER)

@@ -31,15 +31,16 @@ FAMILY = Family(
             name="Hugging Face",
             telltale=(
                 r"^vision_model\.embeddings\.class_embedding$",
-                r"^visual_projection\.bias$",
                 r"^text_projection\.0\.weight$",
                 r"^text_model\.encoder\.layer\.0\.",
             ),
             drop=(*BUFFERS, r"^text_model\.pooler\."),
             rename=(*hf_vision_to_timm(), *bert("text_model"), (r"^text_projection\.", "text.proj.")),
-            # Not published: ln 100, the value that CLIP's training clips it to.
-            constants={"logit_scale": math.log(100)},
+            # logit_scale is not published: ln 100, the value that CLIP's training clips it to. Nor is the bias that the
+            # published code has (https://github.com/thu-ml/zh-clip/issues/4); its `_init_weights` makes it 0.
+            constants={"logit_scale": math.log(100), "visual.head.proj.bias": 0.0},
         ),
     ),
     tokenizer_repos=("hfl/chinese-roberta-wwm-ext-large",),
+    tokenizer_package=("cn_clip", "clip/vocab.txt"),
 )

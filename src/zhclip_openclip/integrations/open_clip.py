@@ -64,14 +64,13 @@ def _load_checkpoint(original):
         name = checkpoint.model.name if checkpoint else getattr(model, "zhclip_model", None)
         if name is None:
             return original(*args, **kwargs)
-        from zhclip_openclip.checkpoints import _load, _read, _resolve
+        from zhclip_openclip.checkpoints import _load, _resolve
 
-        if checkpoint is None or str(checkpoint.weights.path) != str(path):
-            family, ours = find(name)
-            checkpoint = _resolve.Checkpoint(ours, _read.read(path), None, {}, None)
-            recognised, checkpoint.layout = _load.recognise(checkpoint.weights)
-            _load.refuse_other_family(checkpoint.weights, recognised, checkpoint.layout, family, ours)
-        return _load.load(model, checkpoint.weights, checkpoint.layout, name, call.arguments["strict"])
+        if checkpoint is not None and str(checkpoint.weights.path) == str(path):
+            pieces = checkpoint.pieces
+        else:
+            pieces = _resolve.complete(path, *find(name))
+        return _load.load(model, pieces, name, call.arguments["strict"])
 
     return load_checkpoint
 

@@ -107,6 +107,9 @@ def trim(x: torch.Tensor, pad_token_id: int) -> torch.Tensor:
 
 def _pretrained_encoder(name: str, config, pooling_layer: bool) -> nn.Module | None:
     """The encoder with its published weights, or None with a warning where they are not to be had."""
+    name = text_configs.base(name)
+    if not name:
+        return None  # an encoder of our own, which was never anything else
     try:
         weights = _files.fetch(name, ["model.safetensors", "pytorch_model.bin"])
         return AutoModel.from_pretrained(weights.parent, config=config, add_pooling_layer=pooling_layer)

@@ -31,4 +31,10 @@ def load(name: str):
     from transformers import AutoConfig
 
     values = json.loads(_path(name).read_text(encoding="utf-8"))
+    values.pop("base", None)
     return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def base(name: str) -> str:
+    """The repository of the encoder that a text tower began its training from: `base` in its file, or its own name."""
+    return json.loads(_path(name).read_text(encoding="utf-8")).get("base", name)

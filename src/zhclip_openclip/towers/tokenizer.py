@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from open_clip.tokenizer import HFTokenizer
 from zhclip_openclip._errors import DownloadError, ZhclipError
 from zhclip_openclip.checkpoints import _files
 from zhclip_openclip.families import Family, Model
+
+logger = logging.getLogger(__name__)
 
 #: One of these makes a folder usable for the tokenizer of that class.
 VOCABULARY = {
@@ -36,6 +40,7 @@ class ChineseTokenizer(HFTokenizer):
         tokenizer_class: str,
         context_length: int,
         normalise: Callable[[str], str] | None = None,
+        max_input_chars_per_word: int | None = None,
         **kwargs,
     ):
         self.tokenizer_mode = ""
@@ -43,6 +48,8 @@ class ChineseTokenizer(HFTokenizer):
         self.clean_fn = normalise or _as_it_is
         self.strip_sep_token = False
         self.tokenizer = getattr(transformers, tokenizer_class).from_pretrained(folder, **kwargs)
+        if max_input_chars_per_word is not None:  # WordPiece's limit, which the class takes no argument for
+            self.tokenizer.backend_tokenizer.model.max_input_chars_per_word = max_input_chars_per_word
 
 
 def _as_it_is(text: str) -> str:
@@ -59,15 +66,20 @@ def build(family: Family, model: Model, near: str | Path | None = None, cache_di
     """
     folder = find(family, model, near, cache_dir)
     length = context_length or model.config()["text_cfg"].get("context_length", 77)
+    options = {**family.tokenizer_options, **model.tokenizer_options, **kwargs}
     try:
-        return ChineseTokenizer(folder, family.tokenizer, length, family.normalise, **kwargs)
+        return ChineseTokenizer(folder, model.tokenizer or family.tokenizer, length, family.normalise, **options)
     except (OSError, ValueError) as error:
-        raise ZhclipError(f"the tokenizer in {folder} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ZhclipError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
 
 
 def find(family: Family, model: Model, near: str | Path | None = None, cache_dir=None) -> Path:
-    """The folder with the tokenizer files of a model, downloaded where they are not on this machine."""
-    names = VOCABULARY[family.tokenizer]
+    """The folder with the tokenizer files of a model, downloaded where they are not on this machine.
+
+    Raises DownloadError: they are nowhere to be had.
+    """
+    names = VOCABULARY[model.tokenizer or family.tokenizer]
     if near:
         path = Path(near).expanduser()
         folder = path if path.is_dir() else path.parent
@@ -89,4 +101,18 @@ def find(family: Family, model: Model, near: str | Path | None = None, cache_dir
             return vocabulary.parent
         except DownloadError as error:
             first = first or error
+    installed = _installed(family)
+    if installed is not None:
+        logger.warning("%s: the tokenizer could not be fetched, %s is taken (%s)", model.name, installed, first)
+        return installed.parent
     raise first or DownloadError(f"{model.name} names no repository with a tokenizer")
+
+
+def _installed(family: Family) -> Path | None:
+    """The vocabulary in a package that the family knows to have the same, where that is installed."""
+    if family.tokenizer_package is None:
+        return None
+    package, file = family.tokenizer_package
+    spec = importlib.util.find_spec(package)  # of the top level, so nothing is imported
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
+    return path if path and path.is_file() else None

@@ -1,0 +1,30 @@
+"""The `zhclip` command: one file a verb. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.commands.doctor import doctor
+from zhclip_openclip.commands.models import models
+
+app = typer.Typer(
+    name="zhclip",
+    help="Chinese CLIP models in open_clip and clip_benchmark: what there is, and whether it works here.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(models)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Entry point of the console script: an error of ours is one line and exit code 1."""
+    try:
+        app()
+    except ZhclipError as error:
+        print(f"zhclip: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error

@@ -1,0 +1,177 @@
+"""`zhclip doctor`: whether everything works on this machine, and what to do where it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PACKAGES = ("open_clip_torch", "clip_benchmark", "torch", "transformers", "timm")
+#: Below this much free disk a checkpoint may not fit: ZH-CLIP's file has 2.5 GB.
+_LOW_DISK = 5e9
+
+
+@dataclass
+class Finding:
+    """One line of the report. problem: what to do, or "" where all is well."""
+
+    topic: str
+    state: str
+    problem: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything that `zhclip doctor` reports, in order."""
+    return [*_versions(), *_plugin(), *_devices(), *_files()]
+
+
+def _versions() -> list[Finding]:
+    from zhclip_openclip import __version__
+
+    findings = [
+        Finding("python", sys.version.split()[0]),
+        Finding("zhclip-openclip", __version__),
+    ]
+    for package in PACKAGES:
+        try:
+            findings.append(Finding(package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            findings.append(Finding(package, "not installed", f"pip install {package}"))
+    return findings
+
+
+def _plugin() -> list[Finding]:
+    import importlib
+
+    from zhclip_openclip import autoload, list_models
+
+    findings = []
+    if autoload.disabled():
+        findings.append(
+            Finding(
+                "autoload",
+                "switched off by TORCH_DEVICE_BACKEND_AUTOLOAD=0",
+                "unset it, or write `import zhclip_openclip` before open_clip; "
+                "the clip_benchmark command stays without our models until it is unset",
+            )
+        )
+    else:
+        points = [point for point in metadata.entry_points(group="torch.backends") if point.name == "zhclip_openclip"]
+        findings.append(
+            Finding("autoload", "on")
+            if points
+            else Finding("autoload", "no entry point", "install the package: pip install zhclip-openclip")
+        )
+    for host in ("open_clip", "clip_benchmark"):
+        module = {"open_clip": "open_clip.factory", "clip_benchmark": "clip_benchmark.cli"}[host]
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            findings.append(Finding(host, f"cannot be imported ({type(error).__name__}: {error})", "reinstall it"))
+            continue
+        failed = {name: why for name, why in autoload.FAILED.items() if name.startswith(host)}
+        if failed:
+            name, why = next(iter(failed.items()))
+            findings.append(
+                Finding(host, f"not hooked: {why} in {name}", f"report this with the version of {host} above")
+            )
+        elif module not in autoload.DONE:
+            findings.append(Finding(host, "not hooked", "import zhclip_openclip before it"))
+        else:
+            findings.append(Finding(host, "plugin active"))
+    if not any(finding.problem for finding in findings):
+        import open_clip
+
+        missing = sorted(set(list_models()) - set(open_clip.list_models()))
+        findings.append(
+            Finding("models", f"{len(list_models())} names in open_clip")
+            if not missing
+            else Finding("models", f"open_clip does not know {', '.join(missing)}", "report this")
+        )
+    return findings
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    from zhclip_openclip._precision import cpu_has_bf16
+
+    bf16 = "bf16 units" if cpu_has_bf16() else "no bf16 units: evaluation runs in fp32"
+    findings = [Finding("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16}")]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+            memory = properties.total_memory / 2**30
+            findings.append(Finding(f"cuda:{index}", f"{properties.name}, {memory:.0f} GiB, {bf16}"))
+    else:
+        findings.append(Finding("cuda", "no GPU that torch can use"))
+    return findings
+
+
+def _files() -> list[Finding]:
+    from huggingface_hub import constants
+
+    from zhclip_openclip.checkpoints import _files
+
+    findings = []
+    folder = _files.models_dir()
+    if folder is None:
+        findings.append(Finding(_files.MODELS_DIR, "not set"))
+    elif folder.is_dir():
+        findings.append(Finding(_files.MODELS_DIR, str(folder)))
+    else:
+        findings.append(
+            Finding(_files.MODELS_DIR, f"{folder} is not a folder", f"create it or unset {_files.MODELS_DIR}")
+        )
+    cache = Path(constants.HF_HUB_CACHE)
+    existing = next(path for path in [cache, *cache.parents] if path.exists())
+    free = shutil.disk_usage(existing).free
+    findings.append(
+        Finding(
+            "hub cache",
+            f"{cache}, {free / 1e9:.0f} GB free",
+            "" if free > _LOW_DISK else "free some disk, or set HF_HOME to another one",
+        )
+    )
+    offline = " (offline: HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+    findings.append(Finding("hub", _files.endpoint() + offline))
+    return findings
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check versions, plugin, devices, caches and the hub's address; exit code 1 if something needs doing."""
+    findings = examine()
+    problems = [finding for finding in findings if finding.problem]
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        raise typer.Exit(1 if problems else 0)
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        mark = "[red]✗[/]" if finding.problem else "[green]✓[/]"
+        table.add_row(mark, finding.topic, escape(finding.state))
+    console.print(table)
+    if not problems:
+        console.print(
+            "\n[bold green]All is well.[/] Try: clip_benchmark eval --model zhclip-tiny --dataset digits --language zh"
+        )
+        return
+    console.print(f"\n[bold red]{len(problems)} to look at:[/]")
+    for finding in problems:
+        console.print(f"  {escape(finding.topic)}: {escape(finding.problem)}")
+    raise typer.Exit(1)

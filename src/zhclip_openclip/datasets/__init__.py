@@ -1,0 +1,1 @@
+"""Datasets: one file per dataset or layout; plumbing that several of them share wears an underscore."""

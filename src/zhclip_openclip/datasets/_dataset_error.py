@@ -1,0 +1,9 @@
+"""The error of everything that is wrong with a dataset."""
+
+from __future__ import annotations
+
+from zhclip_openclip._errors import ZhclipError
+
+
+class DatasetError(ZhclipError, ValueError):
+    """Bad or missing data: one line that names the file, the line where there is one, and the way out."""

@@ -1,0 +1,106 @@
+"""Where the pictures of a dataset come from: encoded bytes by position, with random access from any process."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zhclip_openclip.datasets._dataset_error import DatasetError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+class Skipped(NamedTuple):
+    """Something that was left out: an image or text id, its place as file:line, and why."""
+
+    key: str
+    where: str
+    reason: str
+
+
+class ImageSource:
+    """Encoded pictures by position. Subclasses set `ids`, say how to read, and survive pickling and forking."""
+
+    ids: Sequence[str]
+    problems: Sequence[Skipped] = ()  # what was unreadable when the source was opened; not in `ids`
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, index: int) -> bytes:
+        """The picture file as it was encoded (JPEG, PNG, ...)."""
+        raise NotImplementedError
+
+    def size(self, index: int) -> int:
+        """Bytes of the picture file; cheap."""
+        raise NotImplementedError
+
+    def where(self, index: int) -> str:
+        """Its place for an error: file:line, file, or file[member]."""
+        raise NotImplementedError
+
+
+class FolderImages(ImageSource):
+    """Picture files in folders."""
+
+    def __init__(self, ids: Sequence[str], paths: Sequence[Path]) -> None:
+        self.ids, self._paths = list(ids), [str(path) for path in paths]
+
+    def read(self, index: int) -> bytes:
+        try:
+            with open(self._paths[index], "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise DatasetError(f"{self._paths[index]}: {error.strerror}; put the picture back") from None
+
+    def size(self, index: int) -> int:
+        return os.path.getsize(self._paths[index])
+
+    def where(self, index: int) -> str:
+        return self._paths[index]
+
+
+class Selection(ImageSource):
+    """Some pictures of another source."""
+
+    def __init__(self, source: ImageSource, keep: Sequence[int]) -> None:
+        self._source, self._keep = source, list(keep)
+        self.ids = [source.ids[index] for index in self._keep]
+
+    def read(self, index: int) -> bytes:
+        return self._source.read(self._keep[index])
+
+    def size(self, index: int) -> int:
+        return self._source.size(self._keep[index])
+
+    def where(self, index: int) -> str:
+        return self._source.where(self._keep[index])
+
+
+def decode_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.Image.Image:
+    """bytes -> RGB picture.
+
+    Args:
+        data: an encoded picture.
+        key, where: its id and place, for the error.
+        draft: a smaller JPEG will do; reads the whole file all the same, several times as fast.
+
+    Raises:
+        DatasetError: whatever the decoder has against it.
+    """
+    from PIL import Image
+
+    try:
+        image: Any = Image.open(io.BytesIO(data))
+        if draft:
+            image.draft("RGB", (1, 1))
+        return image.convert("RGB")
+    except Exception as error:  # Pillow's plugins raise almost anything on broken files
+        reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
+        raise DatasetError(
+            f"{where}: image {key} does not decode ({reason}); fetch the file again, or use --skip-bad-images"
+        ) from None

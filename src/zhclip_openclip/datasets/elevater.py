@@ -1,0 +1,217 @@
+"""`elevater/NAME`: Chinese-CLIP's evaluation data as people download it (one zip of 20 data sets).
+
+    <root>/label_cn.txt    Chinese class names, one a line: line i (from 0) belongs to the folder i
+    <root>/label.txt       the English ones
+    <root>/test/000/...    images of class 0; the folders are called 0, 1, ... where there are at most ten classes
+    <root>/train/000/...
+    <root>/index.json      in some of them: the test images in the order that a submission to ELEVATER has
+
+Source: zeroshot_dataset_en.md of OFA-Sys/Chinese-CLIP and `cn_clip/eval/zeroshot_evaluation.py`; the benchmark is
+ELEVATER (Li et al. 2022, arXiv:2204.08790).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from zhclip_openclip._errors import shorten
+from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets._images import Skipped, decode_image
+from zhclip_openclip.prompts import _files, registry, templates
+from zhclip_openclip.prompts.languages import SIMPLIFIED, TRADITIONAL, normalise, write
+
+#: What torchvision's ImageFolder, and so Chinese-CLIP, takes for images.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+LABELS = {"zh": "label_cn.txt", "en": "label.txt"}
+
+
+class Elevater:
+    """Map-style data set of (image, label) pairs, in the order of `torchvision.datasets.ImageFolder`.
+
+    classes, templates, template_set, classname_source: as `prompts.localise` sets them. targets: label of every image.
+    order: the places of the images in a submission to ELEVATER (`index.json`), or None. skipped: what could not be
+    read and was left out, with `skip_bad_images`.
+    """
+
+    def __init__(self, name: str, samples: list[tuple[str, int]], transform: Callable | None):
+        self.name = name
+        self.samples = samples
+        self.targets = [label for _, label in samples]
+        self.transform = transform
+        self.skipped: list[Skipped] = []
+        self.order: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int):
+        path, label = self.samples[index]
+        image = _read(path)
+        return (self.transform(image) if self.transform else image), label
+
+
+def build(
+    name: str,
+    root: str | os.PathLike,
+    transform: Callable | None = None,
+    split: str = "test",
+    skip_bad_images: bool = False,
+    language: str = "zh",
+    template_file: str | None = None,
+) -> Elevater:
+    """The data set `elevater/<name>`.
+
+    Meant for the patch of `build_dataset`, for names that begin with `elevater/`.
+
+    name: its folder (`caltech-101`), with or without `elevater/`, or our name for it (`caltech101`).
+    root: that folder, or the one that it is in.
+    skip_bad_images: read every image once now and leave out those that cannot be read; they are in `.skipped`.
+        Without it, the first one that cannot be read is an error when its turn comes.
+    language: zh takes `label_cn.txt` and Chinese-CLIP's own templates; en takes `label.txt` and clip_benchmark's.
+    template_file: another set of templates, or a file; see `prompts.templates`.
+
+    Raises DatasetError: files or folders that are missing or do not fit each other; an unreadable image.
+        PromptError: a template set that is not there.
+    """
+    name = name.removeprefix(registry.ELEVATER)
+    dataset = registry.find(registry.ELEVATER + name) or registry.find(name)
+    folder = _find(name, dataset, Path(root).expanduser())
+    normal = normalise(language)
+    english = normal == "en"
+    if not english and normal not in (SIMPLIFIED, TRADITIONAL):
+        raise DatasetError(f"elevater/{name} has labels in zh and en, not in {language}; use --language zh")
+    names, source = _names(folder, LABELS["en" if english else "zh"])
+    names = write(names, normal)
+    result = Elevater(name, _samples(folder / split, len(names)), transform)
+    if split == "test":
+        result.order = _order(folder / "index.json", len(result.samples))
+    if skip_bad_images:
+        _leave_out_unreadable(result)
+    result.classes, result.classname_source = names, str(source)
+    result.english_classes = _names(folder, LABELS["en"])[0] if (folder / LABELS["en"]).is_file() else None
+    if english and template_file is None:
+        bundled = _files.clip_benchmarks("en_zeroshot_classification_templates.json")
+        result.templates = bundled[dataset.name if dataset and dataset.name in bundled else "imagenet1k"]
+        result.template_set = "clip_benchmark en"
+    else:
+        chosen = templates.load(template_file or "cn_clip", dataset, name, SIMPLIFIED if english else normal)
+        result.templates, result.template_set = chosen.templates, chosen.source
+    return result
+
+
+def _find(name: str, dataset, root: Path) -> Path:
+    """The folder with the labels: `root` itself, or one below it by any of the data set's names."""
+    names = dict.fromkeys([name, *([dataset.elevater, dataset.name] if dataset else [])])
+    candidates = [root, *(root / candidate for candidate in names if candidate)]
+    for candidate in candidates:
+        if any((candidate / file).is_file() for file in LABELS.values()):
+            return candidate
+    beside = sorted(path.parent.name for path in root.glob("*/label_cn.txt")) if root.is_dir() else []
+    there = f"; there are {shorten(beside, 20)}" if beside else ""
+    raise DatasetError(
+        f"elevater/{name}: no label_cn.txt in {root} nor in {root / name}{there}; --dataset_root is the folder of the "
+        "unpacked zip or of the data set"
+    )
+
+
+def _names(folder: Path, file: str) -> tuple[list[str], Path]:
+    path = folder / file
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing; it has the class names, one a line") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    empty = [number for number, name in enumerate(names, 1) if not name]
+    if empty or not names:
+        raise DatasetError(f"{path}, line {empty[0] if empty else 1}: there is no class name; each line is one class")
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:  # the published labels are kept letter by letter, also where nothing can tell two classes apart
+        warnings.warn(f"{path} has the class name {shorten(twice)} more than once", stacklevel=3)
+    return names, path
+
+
+def _samples(folder: Path, classes: int) -> list[tuple[str, int]]:
+    """(path, label) of each image: folders by name, then paths by name."""
+    if not folder.is_dir():
+        beside = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+        raise DatasetError(f"{folder} is missing; --split is one of {', '.join(beside) or 'none, the folder is empty'}")
+    samples = []
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if not (path.name.isascii() and path.name.isdigit()):
+            raise DatasetError(f"{path}: a folder of images is called by the number of its class, 000, 001, ...")
+        label = int(path.name)
+        if label >= classes:
+            raise DatasetError(
+                f"{path}: there is no class {label}, the labels end at {classes - 1}; look at label_cn.txt"
+            )
+        files = (Path(place, file) for place, _, found in os.walk(path) for file in found)
+        samples += [(str(file), label) for file in sorted(files) if file.suffix.lower() in EXTENSIONS]
+    if not samples:
+        raise DatasetError(f"{folder} has no images in folders 000, 001, ...; unpack the zip there")
+    return samples
+
+
+def _order(path: Path, images: int) -> list[int] | None:
+    if not path.is_file():
+        return None
+    try:
+        order = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DatasetError(
+            f"{path}, line {error.lineno}, column {error.colno}: {error.msg}; it is no JSON, download it again"
+        ) from None
+    if not isinstance(order, list) or not all(type(place) is int for place in order):
+        raise DatasetError(f"{path} is no list of whole numbers; download it again")
+    outside = [place for place in order if not 0 <= place < images]
+    if outside:
+        raise DatasetError(f"{path} names image {outside[0]}, and there are {images} (0 to {images - 1})")
+    return order
+
+
+def _leave_out_unreadable(dataset: Elevater) -> None:
+    def why_not(sample: tuple[str, int]) -> str | None:
+        try:
+            _read(sample[0], draft=True)
+        except DatasetError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+        reasons = list(pool.map(why_not, dataset.samples))
+    dataset.skipped = [
+        Skipped(_key(path), path, reason)
+        for (path, _), reason in zip(dataset.samples, reasons, strict=True)
+        if reason is not None
+    ]
+    if not dataset.skipped:
+        return
+    kept = [place for place, reason in enumerate(reasons) if reason is None]
+    if not kept:
+        raise DatasetError(f"elevater/{dataset.name}: none of {len(reasons)} images can be read: {reasons[0]}")
+    if dataset.order is not None:
+        moved = {old: new for new, old in enumerate(kept)}
+        dataset.order = [moved[place] for place in dataset.order if place in moved]
+    dataset.samples = [dataset.samples[place] for place in kept]
+    dataset.targets = [label for _, label in dataset.samples]
+
+
+def _key(path: str) -> str:
+    """`003/17.jpg`: what the image is called in a report."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def _read(path: str, draft: bool = False):
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}; fetch the file again, or use --skip-bad-images") from None
+    return decode_image(data, _key(path), path, draft)

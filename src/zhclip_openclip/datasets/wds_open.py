@@ -1,0 +1,167 @@
+"""Reading WebDataset shards of a retrieval dataset with random access, from a folder or a URL.
+
+With the sidecar that `wds_export.py` writes the relations are exactly those of the source. Without one (shards that
+CLIP_benchmark wrote) each caption belongs to the picture it came with. Nothing is unpacked: members are read in place.
+A URL is fetched into a cache folder first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets._relations import TextRecord, resolve
+from zhclip_openclip.datasets._retrieval import RetrievalDataset
+from zhclip_openclip.datasets._tar_images import TarImages
+from zhclip_openclip.datasets.wds_export import PAIRS
+
+
+def open_wds(
+    root: str | os.PathLike[str],
+    transform: Callable[[Any], Any] | None = None,
+    split: str = "test",
+    skip_bad_images: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    name: str = "wds",
+) -> RetrievalDataset:
+    """A retrieval dataset from its shards.
+
+    Args:
+        root: the folder that holds dataset_type.txt and {split}/, or its URL (http, https; a Hugging Face dataset as
+            https://huggingface.co/datasets/USER/REPOSITORY/tree/BRANCH, as CLIP_benchmark writes it).
+        transform: applied to each RGB picture.
+        split: sub-folder with the shards.
+        skip_bad_images: leave out pictures that do not decode; see `build_retrieval_dataset`.
+        cache_dir: where a URL's files are kept; by default in the user's cache folder.
+        name: for shards without a sidecar, which has the name otherwise.
+
+    Raises:
+        DatasetError: no complete export; not a retrieval set; a shard that is missing, cut off or does not fit its
+            sidecar; a member whose path climbs out of its folder.
+    """
+    where = str(root)
+    folder = _fetch(where, split, cache_dir) if "://" in where else Path(root)
+    shards = _shards(folder, split)
+    images = TarImages(shards)
+    sidecar = folder / split / PAIRS
+    if not sidecar.is_file():
+        return _plain(images, folder, split, name, transform, skip_bad_images)
+    try:
+        pairs = json.loads(sidecar.read_text("utf-8"))
+        keys, entries, sizes = pairs["images"], pairs["texts"], pairs["sizes"]
+        records = [
+            TextRecord(entry["id"], entry["text"], [keys[image] for image in entry["images"]], f"{sidecar}[{number}]")
+            for number, entry in enumerate(entries)
+        ]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DatasetError(f"{sidecar}: damaged ({error!r}); export again") from None
+    if len(keys) != len(images):
+        raise DatasetError(f"{sidecar}: names {len(keys)} images, the shards hold {len(images)}; export again")
+    if list(sizes) != [images.size(index) for index in range(len(images))]:
+        raise DatasetError(f"{folder / split}: the shards do not belong to {PAIRS} (other picture sizes); export again")
+    images.ids = list(keys)
+    return RetrievalDataset(
+        pairs["dataset"],
+        pairs["split"],
+        resolve(images, records, skip_bad_images),
+        directions=pairs["directions"],
+        transform=transform,
+        layout="WebDataset with exact pairs",
+        notes=pairs.get("notes", ()),
+        skip_bad_images=skip_bad_images,
+    )
+
+
+def _plain(
+    images: TarImages, folder: Path, split: str, name: str, transform: Callable[[Any], Any] | None, skip: bool
+) -> RetrievalDataset:
+    records = [
+        TextRecord(f"{key}#{number}", text, [key], images.where(index))
+        for index, key in enumerate(images.ids)
+        for number, text in enumerate(images.captions(index))
+    ]
+    return RetrievalDataset(
+        name,
+        split,
+        resolve(images, records, skip),
+        directions=("image_retrieval", "text_retrieval"),
+        transform=transform,
+        layout="WebDataset",
+        skip_bad_images=skip,
+    )
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    base = folder / split
+    kind = folder / "dataset_type.txt"
+    if not base.is_dir():
+        raise DatasetError(f"{folder}: no folder {split}/ with shards; give the folder above it as --dataset_root")
+    try:
+        count = int((base / "nshards.txt").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise DatasetError(
+            f"{base}: no nshards.txt, so the export is not complete; run zhclip dataset export again, it goes on"
+        ) from None
+    if not kind.is_file() or kind.read_text("utf-8").strip().lower() != "retrieval":
+        raise DatasetError(f"{kind}: does not say 'retrieval'; this is no retrieval set")
+    shards = [base / f"{number}.tar" for number in range(count)]
+    for shard in shards:
+        if not shard.is_file():
+            raise DatasetError(f"{shard}: missing, though nshards.txt says {count}; copy or export it again")
+    return shards
+
+
+def _fetch(url: str, split: str, cache_dir: str | os.PathLike[str] | None) -> Path:
+    """Copies what belongs to the dataset into the cache, each file whole or not at all, and returns the folder."""
+    base = url.rstrip("/")
+    if base.startswith("https://huggingface.co/datasets/"):
+        base = base.replace("/tree/", "/resolve/", 1)
+    cache = Path(cache_dir or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "zhclip-openclip" / "wds" / hashlib.sha256(base.encode()).hexdigest()[:24]
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    # Small files say which version it is, so they are fetched each time; shards only where the size differs.
+    _download(f"{base}/dataset_type.txt", folder / "dataset_type.txt", always=True)
+    _download(f"{base}/{split}/nshards.txt", folder / split / "nshards.txt", always=True)
+    if not _download(f"{base}/{split}/{PAIRS}", folder / split / PAIRS, always=True, optional=True):
+        (folder / split / PAIRS).unlink(missing_ok=True)
+    try:
+        count = int((folder / split / "nshards.txt").read_text("utf-8"))
+    except ValueError:
+        raise DatasetError(f"{base}/{split}/nshards.txt: not a number; check the address") from None
+    for shard in range(count):
+        _download(f"{base}/{split}/{shard}.tar", folder / split / f"{shard}.tar")
+    return folder
+
+
+def _download(url: str, path: Path, always: bool = False, optional: bool = False) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            length = response.headers.get("Content-Length")
+            if not always and path.is_file() and length is not None and path.stat().st_size == int(length):
+                return True
+            handle, part = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    shutil.copyfileobj(response, file, 2**20)
+                if length is not None and os.path.getsize(part) != int(length):
+                    raise DatasetError(f"{url}: the connection broke off; start again")
+                os.replace(part, path)
+            finally:
+                if os.path.exists(part):
+                    os.unlink(part)
+            return True
+    except urllib.error.HTTPError as error:
+        if optional and error.code == 404:
+            return False
+        raise DatasetError(f"{url}: {error.code} {error.reason}; check the address") from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+        raise DatasetError(f"{url}: {getattr(error, 'reason', error)}; check the address and the network") from None

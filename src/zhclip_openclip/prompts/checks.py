@@ -1,0 +1,100 @@
+"""Class names and templates against the data, before the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zhclip_openclip._errors import shorten
+from zhclip_openclip.prompts import templates as template_sets
+from zhclip_openclip.prompts._errors import PromptError
+
+#: Where the data sets of torchvision and clip_benchmark keep their labels, so that no image is read for them.
+_LABELS = ("targets", "labels", "_labels", "y")
+#: And where they keep them with the file: (path, label), or (path, box, label) for VOC's objects.
+_SAMPLES = ("samples", "_samples", "bndboxes")
+
+
+def check(dataset, dataset_name: str, split: str = "test") -> None:
+    """Find what is wrong with a classification data set that has its classes and templates, without reading an image.
+
+    Meant for the end of the patch of `build_dataset`.
+
+    Raises PromptError: an empty split, no classes or templates, a template without `{c}`, a label outside the list of
+    classes, another number of names than of classes where the data set counts them itself.
+    """
+    place = f"{dataset_name}, split {split}"
+    if _length(dataset) == 0:
+        raise PromptError(f"{place} is empty; look at --split and --dataset_root")
+    classes, templates = getattr(dataset, "classes", None), getattr(dataset, "templates", None)
+    if not classes or not templates:
+        raise PromptError(f"{place} has no {'class names' if not classes else 'templates'}; it is no classification")
+    template_sets.check(templates, f"{dataset_name}, templates {getattr(dataset, 'template_set', '')}".rstrip())
+    folders = getattr(dataset, "class_to_idx", None)
+    if folders and getattr(dataset, "label_map", None):  # ObjectNet leaves 200 of its folders out
+        folders = dataset.label_map
+    if isinstance(folders, dict) and len(set(folders.values())) != len(classes):
+        raise PromptError(
+            f"{place}: {len(classes)} class names for {len(set(folders.values()))} classes in the data; look at "
+            "--custom_classname_file and --dataset_root"
+        )
+    labels = known_labels(dataset)
+    if labels is not None:
+        inside(labels, classes, place)
+
+
+def same_name(classes: Sequence[str], english: Sequence[str] | None, dataset_name: str) -> None:
+    """Raise PromptError if two classes have one name: nothing could tell them apart."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(classes):
+        if name in seen:
+            which = f" ({english[seen[name]]!r} and {english[index]!r})" if english else ""
+            raise PromptError(
+                f"{dataset_name}: classes {seen[name]} and {index} are both named {name!r}{which}; name each apart"
+            )
+        seen[name] = index
+
+
+def known_labels(dataset):
+    """(samples,) labels of a data set, or (samples, classes), if it has them without reading an image; or None."""
+    import torch
+
+    for name in _LABELS:
+        labels = getattr(dataset, name, None)
+        if labels is not None and len(labels) == _length(dataset) and not _is_text(labels):
+            labels = torch.as_tensor(labels)
+            return labels if labels.ndim <= 2 and not labels.is_complex() else None
+    for name in _SAMPLES:
+        samples = getattr(dataset, name, None)
+        if samples is not None and len(samples) and isinstance(samples[0], (tuple, list)):
+            return torch.as_tensor([sample[-1] for sample in samples])
+    return None
+
+
+def inside(labels, classes: Sequence[str], place: str) -> None:
+    """Raise PromptError if a label has no class.
+
+    labels: (samples,) ints, or (samples, classes) of zeros and ones where an image has several.
+    """
+    if labels.ndim == 2:
+        if labels.shape[1] != len(classes):
+            raise PromptError(f"{place}: {len(classes)} class names for labels of {labels.shape[1]} classes")
+        return
+    outside = ((labels < 0) | (labels >= len(classes))).nonzero().flatten()
+    if len(outside):
+        first = int(outside[0])
+        raise PromptError(
+            f"{place}: sample {first} has the label {int(labels[first])}, and there are {len(classes)} class names "
+            f"(0 to {len(classes) - 1}); {len(outside)} samples of {len(labels)} are outside: "
+            f"labels {shorten(sorted(set(labels[outside].tolist())))}"
+        )
+
+
+def _length(dataset) -> int | None:
+    try:
+        return len(dataset)
+    except TypeError:  # a stream
+        return None
+
+
+def _is_text(labels) -> bool:
+    return isinstance(labels[0] if len(labels) else 0, str)

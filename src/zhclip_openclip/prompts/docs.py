@@ -1,0 +1,64 @@
+"""The table of `docs/datasets_classification.md`, made from the data that evaluations use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zhclip_openclip.prompts import classnames, registry, templates
+from zhclip_openclip.prompts._files import packaged
+
+BEGIN = "<!-- made by `zhclip classnames --table`; tests/prompts/test_docs.py notices when it is stale -->"
+END = "<!-- end of the table -->"
+
+
+def rows() -> list[dict]:
+    """One dictionary for each data set: name, title, spellings, classes, templates, metric, source, elevater."""
+    result = []
+    for dataset in registry.all_datasets().values():
+        result.append(
+            {
+                "name": dataset.name,
+                "title": dataset.title,
+                "spellings": list(dataset.spellings),
+                "classes": dataset.classes or len(classnames.pairs(dataset.classnames)),
+                "templates": len(templates.load("zh", dataset).templates),
+                "metric": dataset.published_metric or "acc1",
+                "classnames": f"{dataset.classnames}.json",
+                "source": packaged("classnames", f"{dataset.classnames}.json")["english"],
+                "elevater": dataset.elevater,
+                "cn_clip": dataset.cn_clip,
+            }
+        )
+    return result
+
+
+def table() -> str:
+    """Markdown: every data set with its spellings, classes, templates and the source of its English names."""
+    lines = [
+        "| data set | `--dataset` | classes | templates (`zh`) | published as | names | source of the English names |",
+        "|---|---|---:|---:|---|---|---|",
+    ]
+    for row in rows():
+        spellings = [*row["spellings"], *([f"elevater/{row['elevater']}"] if row["elevater"] else [])]
+        cells = [
+            row["title"],
+            "<br>".join(f"`{spelling}`" for spelling in spellings),
+            str(row["classes"]),
+            str(row["templates"]),
+            f"`{row['metric']}`",
+            f"[{row['classnames']}](../src/zhclip_openclip/data/classnames/{row['classnames']})",
+            row["source"].replace("|", "\\|"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def put_in(path: Path) -> bool:
+    """Write the table between its two marks in a Markdown file; whether that changed the file."""
+    text = path.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    new = f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+    if new != text:
+        path.write_text(new, encoding="utf-8")
+    return new != text

@@ -1,0 +1,139 @@
+"""Template sets: what is written around a class name, by the name that `--custom_template_file` takes.
+
+zh          ours, one list for each data set (`data/templates/zh.json`); the default
+openai80    clip_benchmark's own translation of OpenAI's 80 ImageNet prompts, for every data set
+cn_clip     Chinese-CLIP's, read from the installed `cn_clip`, with the choice that its evaluation makes
+name        the class name and nothing else
+FILE        clip_benchmark's form: {data set: [template, ...]} or {data set: {class: [prompt, ...]}}
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from zhclip_openclip._errors import shorten
+from zhclip_openclip.prompts import _files, languages
+from zhclip_openclip.prompts._errors import PromptError
+from zhclip_openclip.prompts.registry import DatasetPrompts
+
+SETS = {
+    "zh": "ours, written for each data set's subject; the default",
+    "openai80": "clip_benchmark's own translation of OpenAI's 80 ImageNet prompts, for every data set",
+    "cn_clip": "Chinese-CLIP's, read from the installed cn_clip, with the choice that its evaluation makes",
+    "name": "the bare class name",
+}
+DEFAULT = "zh"
+OPTION = "--custom_template_file"
+#: What clip_benchmark takes when a template file does not have the data set.
+_FALLBACK = "imagenet1k"
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Templates with a `{c}` for the class name, or a dictionary class name -> finished prompts; and where from."""
+
+    templates: list[str] | dict[str, list[str]]
+    source: str
+
+
+def is_ours(name: str | None) -> bool:
+    """Whether the value of `--custom_template_file` names one of our sets, so that it must not reach clip_benchmark."""
+    return name in SETS
+
+
+def load(
+    name: str | None, dataset: DatasetPrompts | None, dataset_name: str = "", language: str = languages.SIMPLIFIED
+) -> Templates:
+    """The templates of a data set.
+
+    name: one of :data:`SETS`, a file, or None for the default.
+    dataset: None for a data set that has no Chinese prompts of ours; it gets ImageNet's.
+    dataset_name: the spelling that the user gave, which a file may have as its key.
+    language: zh_Hant converts our sets to traditional characters; a file is taken as it is written.
+
+    Raises PromptError: no such set, a broken file, a template without `{c}`.
+    """
+    name = name or DEFAULT
+    if name not in SETS:
+        return _from_file(name, dataset, dataset_name)
+    templates = {"zh": _zh, "openai80": _openai80, "cn_clip": _cn_clip, "name": _name}[name](dataset)
+    return Templates(languages.write(templates, language), name)
+
+
+def _zh(dataset: DatasetPrompts | None) -> list[str]:
+    return _files.packaged("templates", "zh.json")[dataset.name if dataset else _FALLBACK]
+
+
+def _openai80(dataset: DatasetPrompts | None) -> list[str]:
+    return _files.clip_benchmarks("cn_zeroshot_classification_templates.json")["imagenet1k"]
+
+
+def _name(dataset: DatasetPrompts | None) -> list[str]:
+    return ["{c}"]
+
+
+def _cn_clip(dataset: DatasetPrompts | None) -> list[str]:
+    wanted = dataset.cn_clip if dataset else DatasetPrompts.cn_clip
+    try:
+        module = importlib.import_module("cn_clip.eval.cvinw_zeroshot_templates")
+        functions = getattr(module, wanted)
+    except (ImportError, AttributeError) as error:
+        raise PromptError(
+            f"the template set cn_clip is read from the package cn_clip, which is not installed with its {wanted}: "
+            f"pip install cn_clip, or take another set ({OPTION} zh)"
+        ) from error
+    return [function("{c}") for function in functions]
+
+
+def _from_file(name: str, dataset: DatasetPrompts | None, dataset_name: str) -> Templates:
+    try:
+        path = _files.find(name, OPTION)
+    except PromptError as error:
+        raise PromptError(f"{error}; the sets that have a name: {', '.join(SETS)}") from None
+    content = _files.read(path, OPTION)
+    if not isinstance(content, dict):
+        raise PromptError(f'{OPTION}: {path} is no {{"data set": ["template with {{c}}", ...]}}')
+    keys = file_keys(dataset, dataset_name)
+    found = next((candidate for candidate in [*keys, _FALLBACK] if candidate in content), None)
+    if found is None:
+        raise PromptError(
+            f"{OPTION}: {path} has no templates for {dataset_name}; it has {shorten(content)}, and it may have them "
+            f"under {' or '.join(keys)}"
+        )
+    templates = content[found]
+    check(templates, f"{OPTION}: {path}, {found}")
+    return Templates(templates, str(path))
+
+
+def file_keys(dataset: DatasetPrompts | None, dataset_name: str) -> list[str]:
+    """The keys that a user's file may have for a data set: as given, without `wds/`, without any prefix, our name."""
+    without = dataset_name.removeprefix("wds/")
+    bare = without.removeprefix("vtab/").removeprefix("tfds/").removeprefix("elevater/")
+    return list(dict.fromkeys([dataset_name, without, bare, *([dataset.name] if dataset else [])]))
+
+
+def check(templates, place: str) -> None:
+    """Raise PromptError, naming `place`, unless these are templates that each put the class name somewhere."""
+    if isinstance(templates, dict):
+        for name, prompts in templates.items():
+            if not _is_texts(prompts):
+                raise PromptError(f"{place}: the class {name!r} needs a list of prompts, and has {prompts!r:.80}")
+        if not templates:
+            raise PromptError(f"{place} is empty")
+        return
+    if not _is_texts(templates):
+        raise PromptError(f"{place} needs a list of templates, and has {templates!r:.80}")
+    for number, template in enumerate(templates, 1):
+        try:
+            filled = template.format(c="\0")
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise PromptError(
+                f"{place}: template {number}, {template!r}, has a brace that is not {{c}}; write {{{{ for a brace"
+            ) from error
+        if "\0" not in filled:
+            raise PromptError(f"{place}: template {number}, {template!r}, has no {{c}} for the class name")
+
+
+def _is_texts(value) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
