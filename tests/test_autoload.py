@@ -56,15 +56,11 @@ def test_importing_the_package_is_light(run_python):
     assert "zhclip-tiny" in run_python("import zhclip_openclip as z; print(z.list_models())").stdout
 
 
-def test_share_of_import_torch(run_python):
-    """The plugin's modules, by -X importtime, are in the tenths of a millisecond; 2 ms would be a design mistake."""
+def test_what_import_torch_loads_of_us():
+    """-X importtime names one module of ours; what it costs is in docs/performance.md, from benchmarks/import_time.py."""
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", "import torch"], capture_output=True, text=True)
-    times = {}
-    for line in done.stderr.splitlines():
-        match = re.match(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(zhclip_openclip\S*)$", line)
-        if match:
-            times[match[3]] = int(match[1])
-    assert set(times) == {"zhclip_openclip", "zhclip_openclip.autoload"}
+    names = set(re.findall(r"^import time:.*\|\s+(zhclip_openclip\S*)$", done.stderr, flags=re.MULTILINE))
+    assert "zhclip_openclip.autoload" in names <= {"zhclip_openclip", "zhclip_openclip.autoload"}
 
 
 def test_a_failing_hook_breaks_nothing(run_python):

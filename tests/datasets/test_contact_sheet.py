@@ -1,5 +1,7 @@
 """The contact sheet: pictures and Chinese captions on it, and what it says where no font is to be had."""
 
+import io
+
 import pytest
 import retrieval_files as files
 from PIL import Image
@@ -29,7 +31,7 @@ def test_sheet(dataset, tmp_path):
         assert sheet.format == "PNG" and sheet.width > sheet.height * 0.9
         colours = {colour for _, colour in sheet.convert("RGB").getcolors(10**6)}
     # the middle of picture 2 (= 1 * 14 // 6) is on it, and black ink
-    middle = Image.open(__import__("io").BytesIO(files.picture(2))).convert("RGB").getpixel((17, 10))
+    middle = Image.open(io.BytesIO(files.picture(2))).convert("RGB").getpixel((17, 10))
     assert any(max(abs(a - b) for a, b in zip(middle, colour, strict=True)) < 8 for colour in colours)
     assert (0, 0, 0) in colours
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["sheet.png"]

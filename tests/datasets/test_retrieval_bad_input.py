@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -252,7 +253,7 @@ def test_lmdb(tmp_path, monkeypatch):
     assert not marker.exists()
     put("pairs", b"0", before)
     assert len(build_retrieval_dataset("muge", folder)) == files.IMAGES
-    monkeypatch.setitem(__import__("sys").modules, "lmdb", None)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(DatasetError, match=r"pip install zhclip-openclip\[lmdb\]"):
         build_retrieval_dataset("muge", folder)
 

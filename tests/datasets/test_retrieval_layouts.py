@@ -13,6 +13,8 @@ import retrieval_files as files
 import torch
 
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset, dataset_name, default_split
+from zhclip_openclip.datasets.wds_export import export_wds
+from zhclip_openclip.datasets.wds_open import open_wds
 from zhclip_openclip.metrics.evaluate import evaluate
 
 SEVERAL = {"muge": True, "flickr30k-cn": False, "coco-cn": False}
@@ -215,3 +217,14 @@ def test_names():
     ]
     with pytest.raises(ValueError, match="it has muge, flickr30k-cn, coco-cn"):
         build_retrieval_dataset("flickr", ".")
+
+
+@pytest.mark.parametrize("name, layout", [("muge", "lmdb"), ("coco-cn", "release")])
+def test_webdataset_scores_the_same_to_the_last_digit(built, tmp_path, name, layout):
+    export_wds(built[name, layout], tmp_path, shard_size=5)
+    shards = open_wds(tmp_path, to_tensor)
+    metrics = [
+        evaluate(PixelModel(), torch.utils.data.DataLoader(loaded, batch_size=None), tokenizer, "cpu", False)
+        for loaded in (built[name, layout].batched(5), shards.batched(5))
+    ]
+    assert metrics[0] == metrics[1] and len(metrics[0]) == 4 * len(shards.directions)

@@ -1,29 +1,15 @@
-"""Both towers of every model against code that is not ours, within 1e-5, loaded from files in their published layout."""
+"""Both towers of every model against code that is not ours, within 1e-5, from files in their published layout."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from tests.families.conftest import LAYERS, VOCABULARY, create, largest_difference
 from tests.support import references
+from tests.support.reduced import LAYERS, VOCABULARY, assert_same, build, create
 from tests.support.references import CN_CLIP, REFERENCES
 
 pytestmark = pytest.mark.usefixtures("reduced")
-
-
-def assert_same(model, reference):
-    differences = largest_difference(model, reference)
-    for name in ("image", "text", "padded text"):
-        assert differences[f"{name} size"] > 0.1, "the reference says nothing"
-        assert differences[name] <= 1e-5, differences
-
-
-def build(name: str, tag: str) -> references.Reference:
-    reference = REFERENCES[name, tag](layers=LAYERS, vocabulary=VOCABULARY)
-    for number, module in enumerate(reference.modules.values()):
-        references.randomise(module, number)
-    return reference
 
 
 @pytest.mark.parametrize(("name", "tag"), REFERENCES, ids=[f"{name}-{tag}" for name, tag in REFERENCES])

@@ -1,5 +1,7 @@
 """Recall: sums a reader can do in the head, a slow full sort as reference, bad input."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,16 @@ def _reference(images, texts, relations, k):
     return result
 
 
+@contextlib.contextmanager
+def torch_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _features(kind, rng):
     count, asked, dim = {"tiny": (7, 5, 3), "collapsed": (90, 60, 4), "many_near": (400, 40, 8)}.get(
         kind, (230, 110, 12)
@@ -103,8 +115,10 @@ def test_same_as_a_full_sort_in_any_blocks(kind):
     images, texts = _features(kind, rng)
     relations = [sorted(set(rng.integers(0, len(images), rng.integers(0, 4)).tolist())) for _ in range(len(texts))]
     expected = _reference(images, texts, relations, k=10)
-    for block in ((1024, 2040), (64, 48), (23, 9)):
-        scores = score_retrieval(images, texts, relations, block=block)
+    for block, threads in (((1024, 2040), 1), ((64, 48), 3), ((23, 9), 1), ((300, 16), 2)):
+        with torch_threads(threads):
+            scores = score_retrieval(images, texts, relations, block=block)
+            assert torch.get_num_threads() == threads
         for direction, (ranks, top) in expected.items():
             assert scores.ranks[direction].tolist() == ranks, (direction, block)
             assert scores.top[direction].tolist() == top, (direction, block)

@@ -52,6 +52,7 @@ def test_good(labels):
         ({"targets": [0, -1, 0]}, "sample 1 has the label -1"),
         ({"samples": [("a", 5), ("b", 7)]}, "labels 5, 7"),
         ({"labels": torch.zeros(3, 4)}, "2 class names for labels of 4 classes"),
+        ({"categories": ["a", "b", "c"]}, "2 class names for 3 classes in the data"),
         ({"class_to_idx": {"a": 0, "b": 1, "c": 2}}, "2 class names for 3 classes in the data"),
     ],
 )
@@ -67,4 +68,11 @@ def test_stream_without_a_length():
 
 
 def test_objectnets_folders_are_more_than_its_classes():
-    prompts.check(data(class_to_idx={"a": 0, "b": 1, "c": 2}, label_map={"a": 0, "c": 1}), "objectnet")
+    folders = {"a": 0, "b": 1, "c": 2}
+    prompts.check(data(class_to_idx=folders, label_map={"a": 0, "c": 1}, samples=[("c/1.png", 2)]), "objectnet")
+    with pytest.raises(ZhclipError, match="2 class names for 3 classes"):
+        prompts.check(data(class_to_idx=folders, label_map=folders), "objectnet")
+
+
+def test_babel_imagenet_is_a_part_of_its_folders():
+    prompts.check(data(class_to_idx={"a": 0, "b": 1, "c": 2}, idxs=[0, 2], targets=[0, 1, 1]), "babel_imagenet")

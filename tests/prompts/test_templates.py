@@ -28,6 +28,13 @@ def test_names_are_ours_and_files_are_not():
     assert not any(map(templates.is_ours, [None, "cupl_prompts.json", "zh.json", ""]))
 
 
+def test_our_sets_are_refused_where_no_chinese_is_asked_for():
+    templates.refuse_elsewhere("cupl_prompts.json", "cifar10", "en")
+    templates.refuse_elsewhere(None, "cifar10", "en")
+    with pytest.raises(ZhclipError, match="cifar10 is asked for in en; add --language zh"):
+        templates.refuse_elsewhere("zh", "cifar10", "en")
+
+
 def test_default_is_written_for_the_subject():
     found = templates.load(None, registry.find("vtab/pets"))
     assert found.source == "zh" and "宠物" in "".join(found.templates)

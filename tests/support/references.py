@@ -1,10 +1,10 @@
 """What our models are held against: the same architectures out of other people's code, in their published layouts.
 
-transformers' ChineseCLIPModel, AltCLIPModel, CLIPModel, BertForSequenceClassification, BertModel, XLMRobertaModel; cn_clip's
-own model; open_clip's stock ViT-B-16-plus-240. What these projects glue together in a few lines of Python is glued here in
-the same way, with the same parameter names.
+transformers' ChineseCLIPModel, AltCLIPModel, CLIPModel, BertForSequenceClassification, BertModel, XLMRobertaModel;
+cn_clip's own model; open_clip's stock ViT-B-16-plus-240. What these projects glue together in a few lines of Python is
+glued here in the same way, with the same parameter names.
 
-Sizes come from the published configs, written down here once more on purpose: a mistake in `model_configs/` has to show.
+Sizes are those of the published configs, here once more on purpose: a mistake in `model_configs/` has to show.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def ids(reference: Reference, batch: int, length: int, padded: bool, seed: int =
 
 
 def chinese_clip_training(state: dict[str, torch.Tensor]) -> dict:
-    """A checkpoint as cn_clip/training/main.py saves it: a wrapper's prefix, the optimizer's state beside the weights."""
+    """A checkpoint as cn_clip/training/main.py saves it: a wrapper's prefix, the optimizer's state beside it."""
     first = next(iter(state.values()))
     return {
         "epoch": 3,
@@ -219,9 +219,12 @@ def taiyi(repo: str, image_repo: str, size: str, dim: int, text: dict, layers=No
         state = {**bert.state_dict(), "bert.embeddings.position_ids": torch.arange(512).unsqueeze(0)}
         return {repo: state, image_repo: dict(clip.state_dict())}
 
+    def text_features(tokens, mask):
+        return bert(tokens, attention_mask=mask).logits
+
     return Reference(
-        {repo: bert, image_repo: clip}, _clip_features(clip), lambda ids, mask: bert(ids, attention_mask=mask).logits, 0,
-        vocabulary, 224, published, {repo: config.to_dict(), image_repo: clip.config.to_dict()},
+        {repo: bert, image_repo: clip}, _clip_features(clip), text_features, 0, vocabulary, 224, published,
+        {repo: config.to_dict(), image_repo: clip.config.to_dict()},
     )  # fmt: skip
 
 

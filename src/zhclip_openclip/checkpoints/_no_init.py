@@ -15,11 +15,14 @@ class NoInit(TorchFunctionMode):
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if args and isinstance(args[0], torch.nn.Parameter):
+        kwargs = kwargs or {}
+        # torch.nn.init passes its tensor by name; inside its functions this mode is not active any more.
+        changed = args[0] if args else kwargs.get("tensor")
+        if isinstance(changed, torch.nn.Parameter):
             name = getattr(func, "__name__", "")
             if name.endswith("_") and not name.endswith("__") and name not in _NO_INITIALISATION:
-                return args[0]
-        return func(*args, **(kwargs or {}))
+                return changed
+        return func(*args, **kwargs)
 
 
 #: In-place methods of tensors that set properties and no values.

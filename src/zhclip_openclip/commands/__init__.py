@@ -7,6 +7,7 @@ import sys
 import typer
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.commands.convert import convert
 from zhclip_openclip.commands.doctor import doctor
 from zhclip_openclip.commands.models import models
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(models)
 app.command()(doctor)
+app.command()(convert)
 
 
 def main() -> None:

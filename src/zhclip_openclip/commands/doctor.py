@@ -146,9 +146,18 @@ def _files() -> list[Finding]:
     return findings
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    patches: Annotated[bool, typer.Option("--patches", help="List what is replaced in open_clip and clip_benchmark.")] = False,
+) -> None:
     """Check versions, plugin, devices, caches and the hub's address; exit code 1 if something needs doing."""
     findings = examine()
+    if patches:
+        from zhclip_openclip.integrations import _patching
+
+        for patch in _patching.APPLIED:
+            typer.echo(f"{patch.module}.{patch.name}: {patch.why}")
+        return
     problems = [finding for finding in findings if finding.problem]
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import warnings
 from copy import deepcopy
+from pathlib import Path
 
 from zhclip_openclip import _paths
 from zhclip_openclip.families import all_families, find
@@ -22,9 +23,13 @@ def _create_model(original):
 
     def create_model(*args, **kwargs):
         call = signature.bind(*args, **kwargs)
-        found = find(str(call.arguments["model_name"]))
+        name = str(call.arguments["model_name"])
+        found = find(name)
         if found is None:
-            return original(*args, **kwargs)
+            built = original(*args, **kwargs)
+            if folder_model := _written_for(name):
+                built.zhclip_model = folder_model
+            return built
         from zhclip_openclip.checkpoints import _no_init, _resolve
 
         family, model = found
@@ -77,7 +82,9 @@ def _load_checkpoint(original):
 
 def _get_tokenizer(original):
     def get_tokenizer(model_name="", context_length=None, cache_dir=None, *args, pretrained=None, **kwargs):
-        found = find(str(model_name))
+        found, folder = find(str(model_name)), None
+        if found is None and (written_for := _written_for(str(model_name))):
+            found, folder = find(written_for), str(model_name).partition(":")[2]
         if found is None:
             if pretrained is not None:
                 kwargs["pretrained"] = pretrained
@@ -85,9 +92,18 @@ def _get_tokenizer(original):
         from zhclip_openclip.towers import tokenizer
 
         family, model = found
-        return tokenizer.build(family, model, pretrained, cache_dir, context_length, **kwargs)
+        return tokenizer.build(family, model, folder or pretrained, cache_dir, context_length, **kwargs)
 
     return get_tokenizer
+
+
+def _written_for(name: str) -> str | None:
+    """The model that a `local-dir:` of ours holds, for which `zhclip convert` wrote it."""
+    if not name.startswith("local-dir:"):
+        return None
+    from zhclip_openclip.checkpoints import _write
+
+    return _write.written_for(Path(name.partition(":")[2]))
 
 
 def _text_encoder(original):

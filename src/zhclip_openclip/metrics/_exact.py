@@ -60,3 +60,14 @@ def full_float32() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Makes torch compute with one thread in whatever thread calls it; yields how many threads it used before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)

@@ -12,6 +12,7 @@ A query without any right item has rank 0.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -33,6 +34,16 @@ class FirstHitRank:
         self._score = score
         self._best, self._best_item = _best_right_item(right_items, score)
         self._before = torch.zeros(len(right_items), dtype=torch.int64)
+
+    def fork(self) -> FirstHitRank:
+        """Another counter for the same queries, to be given other tiles (in another thread) and then joined."""
+        other = copy.copy(self)
+        other._before = torch.zeros_like(self._before)
+        return other
+
+    def join(self, other: FirstHitRank) -> None:
+        """Adds what the other has counted."""
+        self._before += other._before
 
     def update(self, tile: Tile, axis: int, query0: int, item0: int, margin: torch.Tensor) -> None:
         """Takes in one tile whose first query and item are query0 and item0; margin: (queries,) float64 error bound."""

@@ -15,13 +15,14 @@ the last digit. Where each text has one image and nothing ties, they are also th
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from zhclip_openclip.metrics._exact import error_bound, full_float32, pair_scores
+from zhclip_openclip.metrics._exact import error_bound, full_float32, one_thread_each, pair_scores
 from zhclip_openclip.metrics._features import Features, FeatureSource
 from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS, Tile, TileBuffers
 from zhclip_openclip.metrics.rank import FirstHitRank
@@ -101,50 +102,88 @@ def score_retrieval(
         image_to_texts = invert(text_to_images, len(images))
     _check(texts, images, text_to_images, image_to_texts, directions)
 
-    def score(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        return pair_scores(texts.rows(text), images.rows(image))
-
     rows, columns = block
-    bound, buffers = error_bound(texts.dim), TileBuffers()
     forward, backward = "image_retrieval" in directions, "text_retrieval" in directions
-    result = RetrievalScores()
-    with full_float32():
-        text_norms = torch.cat([texts.norms(t, t + rows) for t in range(0, len(texts), rows)])
-        image_rank = FirstHitRank(text_to_images, score) if forward else None
-        text_rank = FirstHitRank(image_to_texts, lambda q, i: score(i, q)) if backward else None
-        image_top = StreamingTopK(len(texts), top, score) if forward and top else None
-        text_tops = []
-        for image0 in range(0, len(images), columns):
-            image_block = images.block(image0, image0 + columns)
-            image_norms = images.norms(image0, image0 + columns)
-            text_top = None
-            if backward and top:
-                text_top = StreamingTopK(len(image_block), top, lambda q, i, at=image0: score(i, q + at))
-            for text0 in range(0, len(texts), rows):
-                tile = Tile(texts.block(text0, text0 + rows), image_block, buffers)
-                norms = text_norms[text0 : text0 + rows]
-                margin = (bound * norms * image_norms.max(), bound * image_norms * norms.max())
-                if image_rank:
-                    image_rank.update(tile, 0, text0, image0, margin[0])
-                if text_rank:
-                    text_rank.update(tile, 1, image0, text0, margin[1])
-                if image_top:
-                    image_top.update(tile, 0, text0, image0, margin[0])
-                if text_top:
-                    text_top.update(tile, 1, 0, text0, margin[1])
-            if text_top:
-                text_tops.append(text_top.finish())
+    with full_float32(), one_thread_each() as threads:
+        a_pass = _Pass(texts, images, rows, columns, top if forward else 0, top if backward else 0)
+        image_rank = FirstHitRank(text_to_images, a_pass.score) if forward else None
+        text_rank = FirstHitRank(image_to_texts, lambda q, i: a_pass.score(i, q)) if backward else None
+        # Each thread takes a run of image blocks of its own and meets the others at the end only: splitting every
+        # small step between threads makes them wait for each other, for ever where others use the machine too.
+        blocks = -(-len(images) // columns)
+        workers = min(threads, blocks)
+        bounds = [blocks * worker // workers * columns for worker in range(workers)] + [len(images)]
+        ranks = [image_rank.fork() if image_rank else None for _ in range(workers)]
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(a_pass.run, bounds[:-1], bounds[1:], ranks, [text_rank] * workers))
+        result = RetrievalScores()
         if image_rank:
+            for rank in ranks:
+                image_rank.join(rank)
             result.ranks["image_retrieval"] = image_rank.ranks().numpy()
             result.counted["image_retrieval"] = np.ones(len(texts), dtype=bool)
         if text_rank:
             result.ranks["text_retrieval"] = text_rank.ranks().numpy()
             result.counted["text_retrieval"] = np.array([len(right) > 0 for right in image_to_texts])
-        if image_top:
+        if forward and top:
+            image_top = parts[0][0]
+            for later, _ in parts[1:]:
+                image_top.join(later)
             result.top["image_retrieval"] = image_top.finish().numpy()
-        if text_tops:
-            result.top["text_retrieval"] = torch.cat(text_tops).numpy()
+        if backward and top:
+            result.top["text_retrieval"] = torch.cat([found for _, part in parts for found in part]).numpy()
     return result
+
+
+class _Pass:
+    """The loop over tiles, for a run of images."""
+
+    def __init__(
+        self, texts: Features, images: Features, rows: int, columns: int, image_top: int, text_top: int
+    ) -> None:
+        self.texts, self.images, self.rows, self.columns = texts, images, rows, columns
+        self.image_top, self.text_top = image_top, text_top
+        self.bound = error_bound(texts.dim)
+        self.text_norms = torch.cat([texts.norms(t, t + rows) for t in range(0, len(texts), rows)])
+
+    def score(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Pair scores of (n,) texts and (n,) images."""
+        return pair_scores(self.texts.rows(text), self.images.rows(image))
+
+    def run(
+        self, start: int, stop: int, image_rank: FirstHitRank | None, text_rank: FirstHitRank | None
+    ) -> tuple[StreamingTopK | None, list[torch.Tensor]]:
+        """Images start..stop against all texts. `image_rank` is this run's own; `text_rank` may be shared, as runs
+        have no image in common.
+
+        Returns:
+            What the texts have found among these images; the best texts of the images, block by block.
+        """
+        buffers, columns = TileBuffers(), self.columns
+        image_top = StreamingTopK(len(self.texts), self.image_top, self.score) if self.image_top else None
+        found: list[torch.Tensor] = []
+        for image0 in range(start, stop, columns):
+            images = self.images.block(image0, min(stop, image0 + columns))
+            image_norms = self.images.norms(image0, min(stop, image0 + columns))
+            text_top = None
+            if self.text_top:
+                text_top = StreamingTopK(len(images), self.text_top, lambda q, i, at=image0: self.score(i, q + at))
+            for text0 in range(0, len(self.texts), self.rows):
+                tile = Tile(self.texts.block(text0, text0 + self.rows), images, buffers)
+                text_norms = self.text_norms[text0 : text0 + self.rows]
+                text_margin = self.bound * text_norms * image_norms.max()
+                image_margin = self.bound * image_norms * text_norms.max()
+                if image_rank:
+                    image_rank.update(tile, 0, text0, image0, text_margin)
+                if text_rank:
+                    text_rank.update(tile, 1, image0, text0, image_margin)
+                if image_top:
+                    image_top.update(tile, 0, text0, image0, text_margin)
+                if text_top:
+                    text_top.update(tile, 1, 0, text0, image_margin)
+            if text_top:
+                found.append(text_top.finish())
+        return image_top, found
 
 
 def retrieval_metrics(

@@ -38,6 +38,14 @@ class StreamingTopK:
         self._sure = torch.ones(count, self._width, dtype=torch.bool)  # value is by the definition
         self._margin = torch.zeros(count, dtype=torch.float64)
 
+    def join(self, other: StreamingTopK) -> None:
+        """Takes in what another one has kept of the same queries, from items that all come after this one's."""
+        self._margin = torch.maximum(self._margin, other._margin)
+        query, place = (other._item >= 0).nonzero(as_tuple=True)
+        if len(query):
+            kept = query, place
+            self._merge(query, other._item[kept], other._value[kept], other._sure[kept])
+
     def update(self, tile: Tile, axis: int, query0: int, item0: int, margin: torch.Tensor) -> None:
         """Takes in one tile whose first query and item are query0 and item0; margin: (queries,) float64 error bound."""
         size = tile.scores.shape[axis]

@@ -29,13 +29,11 @@ def check(dataset, dataset_name: str, split: str = "test") -> None:
     if not classes or not templates:
         raise PromptError(f"{place} has no {'class names' if not classes else 'templates'}; it is no classification")
     template_sets.check(templates, f"{dataset_name}, templates {getattr(dataset, 'template_set', '')}".rstrip())
-    folders = getattr(dataset, "class_to_idx", None)
-    if folders and getattr(dataset, "label_map", None):  # ObjectNet leaves 200 of its folders out
-        folders = dataset.label_map
-    if isinstance(folders, dict) and len(set(folders.values())) != len(classes):
+    counted = _counted_classes(dataset)
+    if counted is not None and counted != len(classes):
         raise PromptError(
-            f"{place}: {len(classes)} class names for {len(set(folders.values()))} classes in the data; look at "
-            "--custom_classname_file and --dataset_root"
+            f"{place}: {len(classes)} class names for {counted} classes in the data; look at --custom_classname_file "
+            "and --dataset_root"
         )
     labels = known_labels(dataset)
     if labels is not None:
@@ -54,10 +52,24 @@ def same_name(classes: Sequence[str], english: Sequence[str] | None, dataset_nam
         seen[name] = index
 
 
+def _counted_classes(dataset) -> int | None:
+    """How many classes the data itself has, where it says so: folders of images, mostly."""
+    if getattr(dataset, "idxs", None) is not None:  # Babel-ImageNet, a part of ImageNet's folders
+        return None
+    for name in ("label_map", "class_to_idx"):  # label_map: ObjectNet uses 113 of its folders
+        places = getattr(dataset, name, None)
+        if isinstance(places, dict) and places:
+            return len(set(places.values()))
+    categories = getattr(dataset, "categories", None)  # Caltech-101's folders
+    return len(categories) if isinstance(categories, list) else None
+
+
 def known_labels(dataset):
     """(samples,) labels of a data set, or (samples, classes), if it has them without reading an image; or None."""
     import torch
 
+    if getattr(dataset, "label_map", None):  # ObjectNet's samples carry the numbers of all its folders
+        return None
     for name in _LABELS:
         labels = getattr(dataset, name, None)
         if labels is not None and len(labels) == _length(dataset) and not _is_text(labels):

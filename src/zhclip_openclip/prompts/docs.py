@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zhclip_openclip.prompts import classnames, registry, templates
+from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts._files import packaged
 
 BEGIN = "<!-- made by `zhclip classnames --table`; tests/prompts/test_docs.py notices when it is stale -->"
@@ -54,8 +55,13 @@ def table() -> str:
 
 
 def put_in(path: Path) -> bool:
-    """Write the table between its two marks in a Markdown file; whether that changed the file."""
+    """Write the table between its two marks in a Markdown file; whether that changed the file.
+
+    Raises PromptError: it has no such marks.
+    """
     text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise PromptError(f"{path} has no {BEGIN} and {END}; the table goes between these marks")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     new = f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"

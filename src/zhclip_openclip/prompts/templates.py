@@ -42,6 +42,19 @@ def is_ours(name: str | None) -> bool:
     return name in SETS
 
 
+def refuse_elsewhere(name: str | None, dataset_name: str, language: str) -> None:
+    """Raise PromptError if `name` is one of our sets where no Chinese is asked for.
+
+    Meant for the patch of `build_dataset`, before what is not ours goes to the original, which would look for
+    a file of that name.
+    """
+    if is_ours(name):
+        raise PromptError(
+            f"{OPTION} {name}: this set is for Chinese classification, and {dataset_name} is asked for in {language}; "
+            "add --language zh (data sets that have Chinese: zhclip classnames)"
+        )
+
+
 def load(
     name: str | None, dataset: DatasetPrompts | None, dataset_name: str = "", language: str = languages.SIMPLIFIED
 ) -> Templates:

@@ -9,10 +9,14 @@ from pathlib import Path
 from zhclip_openclip import _paths
 from zhclip_openclip.families import all_families
 
+#: Stands before the name of a text tower in folders that stock open_clip cannot load; its error then shows the way out.
+MISSING = "pip-install-zhclip-openclip/"
+
 
 def _path(name: str) -> Path | None:
     folders = [_paths.DATA / "text_configs"]
     folders += [family.configs / "text_configs" for family in all_families().values() if family.configs]
+    name = name.removeprefix(MISSING)
     for folder in folders:
         path = folder / f"{name.replace('/', '--')}.json"
         if path.is_file():

@@ -1,0 +1,15 @@
+.PHONY: help install test slow lint docs ci
+help:  ## what there is (the default)
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## */\t/' | expand -t 12
+install:  ## this folder, editable, with everything that the tests need
+	pip install -e ".[test]"
+test:  ## the fast tests
+	pytest
+slow:  ## the full-size tests
+	pytest -m slow
+lint:  ## ruff
+	ruff check . && ruff format --check .
+docs:  ## write again what the program writes of the docs
+	python benchmarks/model_facts.py && python benchmarks/make_docs.py
+ci:  ## what CI runs, in an environment of its own
+	bash .ci/run

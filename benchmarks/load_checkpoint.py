@@ -1,0 +1,160 @@
+"""How long it takes to load ZH-CLIP from a file, and how much memory, ours against the bare reading and the peers.
+
+    python benchmarks/load_checkpoint.py [--repeat 5] [--file model.safetensors] [--json out.json]
+
+Without --file it writes a file of random weights with the published names and sizes (2.5 GB) into a temporary folder.
+Four ways, one after another in each round, every one in a process of its own, imports not counted:
+
+  read        safetensors.torch.load_file and one pass of copying: what any loading has to do at least
+  ours        open_clip.create_model('zhclip-vit-l-14', pretrained=FILE)
+  open_clip   plain open_clip building the same towers, initialising them and loading a file with its own names
+  transformers  CLIPVisionModel and BertModel with from_pretrained, from files of the same sizes. It maps the files and
+                reads a weight when it is first used, so one pass over the weights is counted with it
+
+Peak memory is the highest resident size over that of the process before, in multiples of the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from _machine import machine_facts, print_facts
+
+WAYS = ("read", "ours", "open_clip", "transformers")
+NAME = "zhclip-vit-l-14"
+
+
+def measure(way: str, folder: Path) -> dict:
+    """One loading in this process: seconds and peak memory in bytes."""
+    import time
+
+    import open_clip
+    import torch
+    from _machine import peak_rss_mib, reset_peak_rss
+    from safetensors.torch import load_file
+    from transformers import BertModel, CLIPVisionModel
+
+    published, own = str(folder / "model.safetensors"), str(folder / "open_clip" / "model.safetensors")
+
+    def read():
+        return {name: torch.empty_like(tensor).copy_(tensor) for name, tensor in load_file(published).items()}
+
+    def ours():
+        return open_clip.create_model(NAME, pretrained=published)
+
+    def plain():
+        from open_clip import hf_model
+        from transformers import BertConfig
+
+        config = json.loads((folder / "text_config.json").read_text())
+        config.pop("base", None)
+        original = open_clip.create_model.__zhclip_original__
+
+        class Tower(hf_model.HFTextEncoder):  # plain open_clip would ask the hub for this configuration
+            def __init__(self, name, pretrained=False, **kwargs):
+                super().__init__(name, config=BertConfig(**config), pretrained=False, **kwargs)
+                self.transformer.pooler = None
+
+        open_clip.model.HFTextEncoder = Tower
+        open_clip.factory.load_checkpoint = open_clip.load_checkpoint.__zhclip_original__
+        return original(NAME, pretrained=own)
+
+    def transformers():
+        models = CLIPVisionModel.from_pretrained(folder / "vision"), BertModel.from_pretrained(folder / "text")
+        for model in models:
+            for parameter in model.parameters():
+                parameter.detach().sum()
+        return models
+
+    work = {"read": read, "ours": ours, "open_clip": plain, "transformers": transformers}[way]
+    before = peak_rss_mib() if reset_peak_rss() else peak_rss_mib()
+    start = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - start
+    del result
+    return {"seconds": seconds, "peak_bytes": (peak_rss_mib() - before) * 2**20}
+
+
+def prepare(folder: Path) -> None:
+    """Random weights of the published sizes in the forms that the four ways read."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from tests.support.zhclip_reference import Reference
+
+    torch.manual_seed(0)
+    reference = Reference(layers=24)
+    if not (folder / "model.safetensors").exists():
+        reference.save(folder, "model.safetensors", config=False)
+    text = {k: v for k, v in reference.text_config.to_dict().items() if isinstance(v, int | float | str | bool)}
+    (folder / "text_config.json").write_text(json.dumps(text))
+    vision = CLIPVisionModel(CLIPVisionConfig(**reference.image_config.to_diff_dict()))
+    vision.save_pretrained(folder / "vision")
+    BertModel(BertConfig(**text), add_pooling_layer=False).save_pretrained(folder / "text")
+    del reference, vision
+    import open_clip
+
+    model = open_clip.create_model(NAME, pretrained=str(folder / "model.safetensors"))
+    (folder / "open_clip").mkdir()
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "open_clip" / "model.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--file", type=Path, help="a ZH-CLIP model.safetensors with the published names")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one[0], Path(args.one[1]))))
+        return
+    facts = machine_facts("open_clip_torch", "transformers", "safetensors", "zhclip-openclip")
+    print_facts(facts)
+    with tempfile.TemporaryDirectory(prefix="zhclip-load-") as name:
+        folder = Path(name)
+        if args.file:
+            (folder / "model.safetensors").symlink_to(args.file.resolve())
+        done = subprocess.run(  # its memory is not to be counted as anybody's
+            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+             f"from pathlib import Path; import load_checkpoint; load_checkpoint.prepare(Path({name!r}))"],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        done.check_returncode()
+        size = (folder / "model.safetensors").stat().st_size
+        rounds: dict[str, list[dict]] = {way: [] for way in WAYS}
+        for _ in range(args.repeat):
+            for way in WAYS:
+                out = subprocess.run(
+                    [sys.executable, __file__, "--one", way, name],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                )
+                rounds[way].append(json.loads(out.stdout.strip().splitlines()[-1]))
+    report = {}
+    base = statistics.median(entry["seconds"] for entry in rounds["read"])
+    print(f"file {size / 1e9:.2f} GB, median of {args.repeat} rounds")
+    for way in WAYS:
+        seconds = statistics.median(entry["seconds"] for entry in rounds[way])
+        peak = statistics.median(entry["peak_bytes"] for entry in rounds[way]) / size
+        report[way] = {"seconds": seconds, "ratio_to_read": seconds / base, "peak_to_file": peak, "rounds": rounds[way]}
+        print(f"{way:>13}: {seconds:6.2f} s = {seconds / base:5.2f} x read, peak {peak:.2f} x file")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": facts, "file_bytes": size, "ways": report}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

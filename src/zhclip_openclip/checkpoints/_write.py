@@ -1,0 +1,93 @@
+"""Writing a model as an open_clip folder: `open_clip_config.json`, `open_clip_model.safetensors`, tokenizer files.
+
+open_clip reads such a folder as `local-dir:DIR`. Models whose text tower stock open_clip can build load there without
+this package; for the others the folder names, where stock open_clip looks for an encoder, the package that is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zhclip_openclip._errors import CheckpointError
+from zhclip_openclip.families import Model
+from zhclip_openclip.towers import text_configs
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
+#: Projection heads that stock open_clip has.
+_STOCK_HEADS = ("linear", "mlp")
+
+
+def loads_without_us(model: Model) -> bool:
+    """Whether stock open_clip can build the model: it has the projection head, and the encoder's name is one that the
+    hub knows as an encoder of that architecture."""
+    text = model.config()["text_cfg"]
+    name = text["hf_model_name"]
+    return text["hf_proj_type"] in _STOCK_HEADS and text_configs.base(name) == name
+
+
+def config(model: Model, preprocess: dict, source: str) -> dict:
+    """What `open_clip_config.json` holds: open_clip's `model_cfg` and `preprocess_cfg`, and where it came from."""
+    model_cfg = deepcopy(model.config())
+    text = model_cfg["text_cfg"]
+    if not loads_without_us(model):
+        text["hf_model_name"] = text_configs.MISSING + text["hf_model_name"].replace("/", "--")
+    # With `local-dir:` open_clip takes the tokenizer from the folder if any name stands here.
+    text["hf_tokenizer_name"] = text["hf_model_name"]
+    return {
+        "model_cfg": model_cfg,
+        "preprocess_cfg": preprocess,
+        "zhclip": {"model": model.name, "source": source},
+    }
+
+
+def write(module: torch.nn.Module, tokenizer, model: Model, source: str, output: Path) -> Path:
+    """Write a loaded model and its tokenizer into the new folder `output`, which appears when it is complete.
+
+    Raises CheckpointError: the folder exists and is not empty.
+    """
+    from safetensors.torch import save_file
+
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output} exists and is not an empty folder: name another one")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+        save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
+        content = config(model, dict(module.visual.preprocess_cfg), source)
+        (temporary / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        tokenizer.tokenizer.save_pretrained(temporary)
+        temporary.chmod(0o777 & ~_umask())
+        if output.exists():
+            output.rmdir()
+        temporary.rename(output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return output
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def written_for(folder: Path) -> str | None:
+    """The model name that a folder of ours was written for; None for any other folder."""
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return content["zhclip"]["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,112 @@
+"""Images that cannot be read, in data sets that other people's code reads: named, or with leave left out."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets._images import Skipped
+
+#: What Pillow raises on broken files of one format or another; `Image.UnidentifiedImageError` is an OSError.
+_BROKEN = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
+
+
+class Guarded:
+    """A map-style data set of which every unreadable image is an error of one line with its name, or left out.
+
+    Meant for the end of the patch of `build_dataset`, after `prompts.localise` and `prompts.check`. Has all attributes
+    of the data set it stands for.
+
+    skip: read every image once now, without the transform, and leave out those that cannot be read; `skipped` names
+        them.
+    workers: processes that do so.
+
+    Raises DatasetError: an unreadable image when its turn comes; with `skip`, none that can be read.
+    """
+
+    def __init__(self, dataset, name: str, skip: bool = False, workers: int = 0):
+        self._dataset = dataset
+        self._name = name
+        self.skipped: list[Skipped] = []
+        self._kept: list[int] | None = None
+        if skip:
+            reasons = _scan(dataset, workers)
+            self._kept = [index for index, reason in enumerate(reasons) if not reason]
+            self.skipped = [
+                Skipped(self._key(index), self._where(index), reason) for index, reason in enumerate(reasons) if reason
+            ]
+            if reasons and not self._kept:
+                raise DatasetError(f"{name}: none of {len(reasons)} images can be read: {reasons[0]}")
+
+    def __len__(self) -> int:
+        return len(self._dataset) if self._kept is None else len(self._kept)
+
+    def __getitem__(self, index: int):
+        index = index if self._kept is None else self._kept[index]
+        try:
+            return self._dataset[index]
+        except _BROKEN as error:
+            raise DatasetError(
+                f"{self._where(index)}: image {self._key(index)} does not decode ({_reason(error)}); fetch the file "
+                "again, or use --skip-bad-images"
+            ) from None
+
+    def __getattr__(self, name: str):
+        if name.startswith("__") or name == "_dataset":  # while it is being unpickled there is no data set yet
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
+    def _where(self, index: int) -> str:
+        path = _path(self._dataset, index)
+        return path or f"{self._name}, sample {index}"
+
+    def _key(self, index: int) -> str:
+        path = _path(self._dataset, index)
+        return "/".join(Path(path).parts[-2:]) if path else str(index)
+
+
+def _path(dataset, index: int) -> str | None:
+    """The file of a sample, where the data set has a list of them."""
+    for name in ("samples", "_samples", "_image_files", "_images", "fnames", "paths"):
+        files = getattr(dataset, name, None)
+        if isinstance(files, (list, tuple)) and index < len(files):
+            file = files[index][0] if isinstance(files[index], (list, tuple)) else files[index]
+            return str(file) if isinstance(file, (str, Path)) else None
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class _Probe:
+    """Why a sample cannot be read, or nothing."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> str:
+        try:
+            self._dataset[index]
+        except _BROKEN as error:
+            return _reason(error)
+        return ""
+
+
+def _scan(dataset, workers: int) -> list[str]:
+    from torch.utils.data import DataLoader
+
+    kept = {name: getattr(dataset, name) for name in ("transform", "transforms") if hasattr(dataset, name)}
+    try:
+        for name in kept:  # to read them is enough; preparing them for a model would take longer than that
+            setattr(dataset, name, None)
+        loader = DataLoader(_Probe(dataset), batch_size=64, num_workers=workers, collate_fn=list)
+        return [reason for batch in loader for reason in batch]
+    finally:
+        for name, value in kept.items():
+            setattr(dataset, name, value)
