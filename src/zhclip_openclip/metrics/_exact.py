@@ -15,7 +15,6 @@ from collections.abc import Iterator
 import torch
 
 UNIT_ROUNDOFF = 2.0**-24
-_CHUNK = 4096  # pairs a step: 4096 x 768 doubles are 25 MB
 
 
 def pair_scores(queries: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
@@ -26,13 +25,9 @@ def pair_scores(queries: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         items: (n, d) float32.
 
     Returns:
-        (n,) float32 on the CPU.
+        (n,) float32.
     """
-    out = torch.empty(len(queries), dtype=torch.float32)
-    for start in range(0, len(queries), _CHUNK):
-        left = queries[start : start + _CHUNK].double()
-        out[start : start + _CHUNK] = left.mul_(items[start : start + _CHUNK].double()).sum(dim=1).float().cpu()
-    return out
+    return queries.double().mul_(items.double()).sum(dim=1).float()
 
 
 def tile_scores(queries: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,10 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from zhclip_openclip.metrics._exact import pair_scores
+
 FeatureSource = torch.Tensor | np.ndarray | Iterable
+_PAIRS = 512  # 512 x 768 doubles are 3 MB: stays in the cache
 _IN_MEMORY = 256 * 2**20  # a longer stream goes to a file
 
 
@@ -62,6 +65,15 @@ class Features:
                 "check the model's outputs (mixed precision overflows first: try --no_amp)"
             )
         return norms
+
+
+def score_pairs(left: Features, right: Features, row: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Pair scores of rows of `left` and rows of `right`, (n,) int64 each -> (n,) float32; a few at a time."""
+    scores = torch.empty(len(row))
+    for start in range(0, len(row), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        scores[part] = pair_scores(left.rows(row[part]), right.rows(other[part]))
+    return scores
 
 
 def _float32(rows: torch.Tensor | np.ndarray) -> torch.Tensor:

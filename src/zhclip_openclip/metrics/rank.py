@@ -27,7 +27,7 @@ class FirstHitRank:
 
     Args:
         right_items: for each query the positions of its right items.
-        score: scores of (n,) queries and (n,) items by `_exact.pair_scores`.
+        score: scores of (n,) queries and (n,) items by `_features.score_pairs`.
     """
 
     def __init__(self, right_items: Sequence[Sequence[int]], score: PairScores) -> None:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from zhclip_openclip.metrics._exact import error_bound, full_float32, one_thread_each, pair_scores
-from zhclip_openclip.metrics._features import Features, FeatureSource
+from zhclip_openclip.metrics._exact import error_bound, full_float32, one_thread_each
+from zhclip_openclip.metrics._features import Features, FeatureSource, score_pairs
 from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS, Tile, TileBuffers
 from zhclip_openclip.metrics.rank import FirstHitRank
 from zhclip_openclip.metrics.topk import StreamingTopK
@@ -148,7 +148,7 @@ class _Pass:
 
     def score(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Pair scores of (n,) texts and (n,) images."""
-        return pair_scores(self.texts.rows(text), self.images.rows(image))
+        return score_pairs(self.texts, self.images, text, image)
 
     def run(
         self, start: int, stop: int, image_rank: FirstHitRank | None, text_rank: FirstHitRank | None

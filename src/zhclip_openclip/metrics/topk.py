@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import torch
 
-from zhclip_openclip.metrics._exact import error_bound, full_float32, pair_scores
-from zhclip_openclip.metrics._features import Features, FeatureSource
+from zhclip_openclip.metrics._exact import error_bound, full_float32
+from zhclip_openclip.metrics._features import Features, FeatureSource, score_pairs
 from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS, Tile, TileBuffers, down
 
 PairScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -26,7 +26,7 @@ class StreamingTopK:
     Args:
         count: number of queries.
         k: how many to keep.
-        score: scores of (n,) queries and (n,) items by `_exact.pair_scores`.
+        score: scores of (n,) queries and (n,) items by `_features.score_pairs`.
     """
 
     def __init__(self, count: int, k: int, score: PairScores) -> None:
@@ -143,7 +143,7 @@ def blocked_topk(
     left, right = Features(queries, "queries"), Features(items, "items")
     if left.dim != right.dim:
         raise ValueError(f"queries have {left.dim} dimensions and items {right.dim}; take both from the same model")
-    top = StreamingTopK(len(left), k, lambda q, i: pair_scores(left.rows(q), right.rows(i)))
+    top = StreamingTopK(len(left), k, lambda q, i: score_pairs(left, right, q, i))
     buffers, bound = TileBuffers(), error_bound(left.dim)
     norms = left.norms(0, len(left))
     with full_float32():
