@@ -27,6 +27,7 @@ HOOKS = {
     "clip_benchmark.metrics.zeroshot_classification": (
         "zhclip_openclip.integrations.clip_benchmark:hook_zeroshot_classification"
     ),
+    "clip_benchmark.metrics.zeroshot_retrieval": "zhclip_openclip.integrations.clip_benchmark:hook_zeroshot_retrieval",
     "clip_benchmark.cli": "zhclip_openclip.integrations.clip_benchmark:hook_cli",
 }
 _CLI = "clip_benchmark.cli"

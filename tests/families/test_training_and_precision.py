@@ -10,7 +10,11 @@ import torch
 
 from tests.support.reduced import VOCABULARY
 
-pytestmark = pytest.mark.usefixtures("reduced")
+pytestmark = [
+    pytest.mark.usefixtures("reduced"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
 
 #: BERT with [CLS], BERT with its tanh pooler and a bias, XLM-R with AltCLIP's head, XLM-R with the mean
 NAMES = ["cnclip-vit-b-16", "taiyiclip-vit-b-32", "altclip-vit-l-14", "mclip-vit-b-32", "clip-chinese-vit-b-32"]
@@ -31,14 +35,22 @@ def batch(model, rows: int = 2, length: int = 12):
     return torch.randn(rows, 3, size, size, generator=generator), tokens
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "pure_fp16", "pure_bf16"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *((name, "bf16") for name in NAMES),
+        *(("clip-chinese-vit-b-32", precision) for precision in ("fp16", "pure_fp16", "pure_bf16")),
+    ],
+)
 @torch.no_grad()
 def test_half_precision(name, precision):
     exact, half = create(name), create(name, precision=precision)
     half.load_state_dict(exact.state_dict())
     pixels, tokens = batch(exact)
     cast = open_clip.get_input_dtype(precision)
+    norm = half.text.transformer.embeddings.LayerNorm.weight
+    assert half.text.transformer.encoder.layer[0].output.dense.weight.dtype == cast
+    assert norm.dtype == (cast if precision.startswith("pure") else torch.float32)
     images, texts = half.encode_image(pixels.to(cast)), half.encode_text(tokens)
     assert images.dtype == texts.dtype == cast
     for ours, theirs in ((images, exact.encode_image(pixels)), (texts, exact.encode_text(tokens))):
@@ -102,7 +114,6 @@ def test_output_dict(name):
     assert set(output) == {"image_features", "text_features", "logit_scale"}
     assert output["image_features"].shape == output["text_features"].shape == (2, model.text.output_dim)
     assert torch.allclose(output["text_features"].norm(dim=1), torch.ones(2), atol=1e-5)
-    assert set(model(text=tokens)) == {"text_features", "logit_scale"} | ({"image_features"} & set(model(text=tokens)))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,9 +7,12 @@ import sys
 import typer
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.commands.classnames import classnames
 from zhclip_openclip.commands.convert import convert
+from zhclip_openclip.commands.dataset import app as dataset
 from zhclip_openclip.commands.doctor import doctor
 from zhclip_openclip.commands.models import models
+from zhclip_openclip.commands.templates import templates
 
 app = typer.Typer(
     name="zhclip",
@@ -21,6 +24,9 @@ app = typer.Typer(
 app.command()(models)
 app.command()(doctor)
 app.command()(convert)
+app.command()(classnames)
+app.command()(templates)
+app.add_typer(dataset, name="dataset")
 
 
 def main() -> None:

@@ -3,17 +3,160 @@ own path throughout."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
+import json
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.families import all_families, all_names, find
 from zhclip_openclip.integrations._patching import Patch, apply
 
-#: clip_benchmark's own default of --pretrained, which no model of ours has as a tag.
+#: clip_benchmark's own defaults of --pretrained and --recall_k.
 _DEFAULT_PRETRAINED = ["laion400m_e32"]
+_DEFAULT_RECALL_K = [5]
 #: The six systems of the published comparison: `--pretrained_model chinese_clip`.
 COMPARISON = ("zhclip", "altclip", "cnclip", "taiyiclip", "mclip", "clip-chinese")
+#: The official Chinese retrieval sets: `--dataset chinese_retrieval`.
+RETRIEVAL = ("muge", "flickr30k-cn", "coco-cn")
+
+
+# ---------------------------------------------------------------- options
+
+
+def _our_options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="", add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("added by zhclip-openclip")
+    group.add_argument(
+        *("--skip-bad-images", "--skip_bad_images"),
+        action="store_true",
+        help="leave out images that cannot be read; they are counted and named in the result",
+    )
+    group.add_argument(
+        *("--raw-captions", "--raw_captions"),
+        action="store_true",
+        help="keep part-of-speech tags and spaces between the words of Chinese captions",
+    )
+    group.add_argument(
+        *("--image-folder", "--image_folder"), help="pictures of COCO-CN or Flickr30K-CN, if not below --dataset_root"
+    )
+    return parser
+
+
+#: What was given of our options on this command line.
+_options = _our_options().parse_args([])
+
+
+def _take_options() -> None:
+    """Take our options out of the command line, which clip_benchmark then reads as ever."""
+    global _options
+    if len(sys.argv) > 1 and sys.argv[1] == "eval":
+        _options, rest = _our_options().parse_known_args(sys.argv[2:])
+        sys.argv[2:] = rest
+        if {"-h", "--help"} & set(rest):
+            print(_our_options().format_help().partition("\n\n")[2])
+
+
+def _given(*options: str) -> bool:
+    return any(argument == option or argument.startswith(option + "=") for argument in sys.argv[1:] for option in options)
+
+
+# ---------------------------------------------------------------- one evaluation
+
+
+class _Output(str):
+    """The template of the output file; remembers the path that clip_benchmark makes of it."""
+
+    path: str | None = None
+
+    def format(self, *args, **kwargs):
+        self.path = super().format(*args, **kwargs)
+        return self.path
+
+
+@dataclass
+class _Running:
+    """The evaluation that clip_benchmark is in. added: what goes into its result file beside clip_benchmark's own."""
+
+    args: object
+    output: _Output
+    dataset: object = None
+    ours: bool = False
+    added: dict = field(default_factory=dict)
+
+
+_running: _Running | None = None
+
+
+def _run(original):
+    def run(args):
+        global _running
+        _prepare(args)
+        args.output = _Output(args.output)
+        before, _running = _running, _Running(args, args.output)
+        try:
+            result = original(args)
+            _finish(_running)
+        finally:
+            _running = before
+        return result
+
+    return run
+
+
+def _prepare(args) -> None:
+    from zhclip_openclip.datasets.retrieval import DEFAULT_KS, dataset_name, default_split
+
+    name = args.dataset.removeprefix("wds/")
+    if dataset_name(name):
+        if not args.dataset.startswith("wds/") and not _given("--split", "--test_split"):
+            args.split = default_split(name)
+        if list(args.recall_k) == _DEFAULT_RECALL_K and not _given("--recall_k"):
+            args.recall_k = list(DEFAULT_KS)
+    if find(str(args.model)) is not None and args.amp:
+        import torch
+
+        from zhclip_openclip._precision import use_amp
+
+        if not use_amp("cuda" if torch.cuda.is_available() else "cpu", args.amp):
+            if args.verbose:
+                print("Mixed precision is off: this CPU has no bf16 units and is faster in fp32")
+            args.amp = False
+    if args.dataset_root and _is_chinese_classification(args):
+        args.dump_classnames = args.dump_templates = True
+
+
+def _is_chinese_classification(args) -> bool:
+    from zhclip_openclip import prompts
+
+    if args.task not in ("auto", "zeroshot_classification"):
+        return False
+    return args.dataset.startswith("elevater/") or prompts.is_chinese(args.dataset, args.language)
+
+
+def _finish(running: _Running) -> None:
+    """Add what we know to the result file, which stays whole if we are interrupted."""
+    if not running.ours or not running.output.path or not Path(running.output.path).is_file():
+        return
+    path = Path(running.output.path)
+    result = json.loads(path.read_text(encoding="utf-8"))
+    dataset = running.dataset
+    for key in ("template_set", "classname_source", "english_classes"):
+        if getattr(dataset, key, None):
+            result[key] = getattr(dataset, key)
+    skipped = getattr(dataset, "skipped", None)
+    if skipped:
+        result["skipped_images"] = {"count": len(skipped), "images": [list(entry) for entry in skipped]}
+    result.update(running.added)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
+
+
+# ---------------------------------------------------------------- models
 
 
 def _load_clip(original):
@@ -31,31 +174,103 @@ def _load_clip(original):
     return load_clip
 
 
-def _build_dataset(original):
-    def build_dataset(dataset_name, root="root", transform=None, split="test", *args, **kwargs):
-        if dataset_name != "digits":
-            return original(dataset_name, root, transform, split, *args, **kwargs)
-        from zhclip_openclip.datasets.digits import Digits
+def _default_tag(name: str) -> str:
+    found = find(name)
+    return found[1].default_tag if found else _DEFAULT_PRETRAINED[0]
 
-        dataset = Digits(split, transform)
-        dataset.classes, dataset.templates = _digits_prompts(kwargs.get("language", "en"))
+
+# ---------------------------------------------------------------- data sets
+
+
+def _build_dataset(original):
+    signature = inspect.signature(original)
+
+    def build_dataset(*args, **kwargs):
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        dataset, ours = _build(original, call)
+        if _running is not None and call.arguments["split"] == _running.args.split:
+            _running.dataset, _running.ours = dataset, ours
         return dataset
 
     return build_dataset
 
 
-def _digits_prompts(language: str) -> tuple[list[str], list[str]]:
-    import json
+def _build(original, call):
+    """The data set, and whether any of it is our doing."""
+    from zhclip_openclip import prompts
+    from zhclip_openclip.datasets import chinese_captions, elevater, retrieval
+    from zhclip_openclip.prompts import templates
 
-    from zhclip_openclip import _paths
+    given = call.arguments
+    name, language, task = given["dataset_name"], given["language"], given["task"]
+    root, transform, split = given["root"], given["transform"], given["split"]
+    bare = name.removeprefix("wds/")
+    template_file, classname_file = given["custom_template_file"], given["custom_classname_file"]
+    if retrieval.dataset_name(bare):
+        if bare != name:
+            from zhclip_openclip.datasets.wds_open import open_wds
 
-    if language == "en":
-        from zhclip_openclip.datasets.digits import Digits
+            opened = open_wds(
+                root, transform, split, _options.skip_bad_images, given["wds_cache_dir"], retrieval.dataset_name(bare)
+            )
+            return opened, True
+        built = retrieval.build_retrieval_dataset(
+            name, root, transform, split, _options.skip_bad_images, _options.raw_captions, _options.image_folder
+        )
+        return built, True
+    if name.startswith("elevater/"):
+        built = elevater.build(name, root, transform, split, _options.skip_bad_images, language, template_file)
+        prompts.check(built, name, split)
+        return built, True
+    if task in ("zeroshot_classification", "linear_probe") and prompts.is_chinese(name, language):
+        given.update(prompts.chinese_arguments(name, language, template_file, classname_file))
+        built = _digits(given) if name == "digits" else original(*call.args, **call.kwargs)
+        prompts.localise(built, name, language, template_file, classname_file)
+        prompts.check(built, name, split)
+        if hasattr(type(built), "__getitem__") and hasattr(type(built), "__len__"):
+            from zhclip_openclip.datasets.unreadable import Guarded
 
-        return list(Digits.classes), ["a handwritten digit {c}"]
-    pairs = json.loads((_paths.DATA / "classnames" / "digits.json").read_text(encoding="utf-8"))["classes"]
-    templates = json.loads((_paths.DATA / "templates" / "zh.json").read_text(encoding="utf-8"))["digits"]
-    return [zh for _, zh in pairs], templates
+            built = Guarded(built, name, _options.skip_bad_images)
+        return built, True
+    templates.refuse_elsewhere(template_file, name, language)
+    if name == "digits":
+        return _digits(given), True
+    codes = chinese_captions.LANGUAGES.get(name, {})
+    chinese = language in codes.values() or (codes and prompts.normalise(language) in codes)
+    if chinese:
+        given["language"] = codes.get(prompts.normalise(language), language)
+        return chinese_captions.ChineseCaptions(original(*call.args, **call.kwargs), _options.raw_captions), True
+    return original(*call.args, **call.kwargs), False
+
+
+def _digits(given):
+    from zhclip_openclip.datasets.digits import Digits
+
+    dataset = Digits(given["split"], given["transform"])
+    dataset.templates = ["a handwritten digit {c}"]
+    return dataset
+
+
+def _get_dataset_default_task(original):
+    def get_dataset_default_task(dataset):
+        from zhclip_openclip.datasets.retrieval import dataset_name
+
+        return "zeroshot_retrieval" if dataset_name(dataset) else original(dataset)
+
+    return get_dataset_default_task
+
+
+def _get_dataset_collate_fn(original):
+    def get_dataset_collate_fn(name):
+        from zhclip_openclip.datasets.retrieval import dataset_name
+
+        return original("flickr30k" if dataset_name(name) else name)
+
+    return get_dataset_collate_fn
+
+
+# ---------------------------------------------------------------- metrics
 
 
 def _accuracy(original):
@@ -67,6 +282,76 @@ def _accuracy(original):
             return [float(hits[:, :k].float().sum()) / len(target) for k in topk]
 
     return accuracy
+
+
+def _zero_shot_classifier(original):
+    def zero_shot_classifier(model, tokenizer, classnames, templates, device, amp=True):
+        if getattr(model, "zhclip_model", None) is None and not (_running and _running.ours):
+            return original(model, tokenizer, classnames, templates, device, amp)
+        from zhclip_openclip.prompts import classifier
+
+        return classifier.zero_shot_classifier(model, tokenizer, classnames, templates, device, amp)
+
+    return zero_shot_classifier
+
+
+def _run_classification(original):
+    def run_classification(*args, **kwargs):
+        logits, target = original(*args, **kwargs)
+        if _running is not None and _running.ours:
+            _running.added["logits"] = logits, target  # for `evaluate`, which takes them out again
+        return logits, target
+
+    return run_classification
+
+
+def _evaluate_classification(original):
+    def evaluate(*args, **kwargs):
+        metrics = original(*args, **kwargs)
+        if _running is None or "logits" not in _running.added:
+            return metrics
+        from zhclip_openclip.metrics import classification
+
+        logits, target = _running.added.pop("logits")
+        ours = classification.evaluate(logits, target, _running.dataset.classes, _running.args.dataset)
+        return {**ours, **metrics}
+
+    return evaluate
+
+
+def _evaluate_retrieval(original):
+    signature = inspect.signature(original)
+
+    def evaluate(*args, **kwargs):
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        from zhclip_openclip.metrics import evaluate as ours
+
+        loader = call.arguments["dataloader"]
+        exact = ours.exact_dataset(loader) is not None
+        if not exact and not getattr(getattr(loader, "dataset", None), "official_scoring", False):
+            return original(*args, **kwargs)
+        if _running is not None and _running.output.path:
+            path = Path(_running.output.path).with_suffix(".npz")
+            _running.added["per_query"] = path.name
+            call.arguments["per_query"] = path
+            call.arguments["meta"] = {
+                key: getattr(_running.args, key) for key in ("model", "pretrained", "dataset", "language")
+            }
+        return ours.evaluate(**call.arguments)
+
+    return evaluate
+
+
+# ---------------------------------------------------------------- command line
+
+
+def _get_parser_args(original):
+    def get_parser_args():
+        _take_options()
+        return original()
+
+    return get_parser_args
 
 
 def _main_eval(original):
@@ -81,32 +366,6 @@ def _main_eval(original):
             return original(base)
 
     return main_eval
-
-
-def _given(option: str) -> bool:
-    return any(argument == option or argument.startswith(option + "=") for argument in sys.argv[1:])
-
-
-def _default_tag(name: str) -> str:
-    found = find(name)
-    return found[1].default_tag if found else _DEFAULT_PRETRAINED[0]
-
-
-def _run(original):
-    def run(args):
-        if find(str(args.model)) is not None:
-            import torch
-
-            from zhclip_openclip._precision import use_amp
-
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            if args.amp and not use_amp(device, args.amp):
-                if args.verbose:
-                    print("Mixed precision is off: this CPU has no bf16 units and is faster in fp32")
-                args.amp = False
-        return original(args)
-
-    return run
 
 
 def _main(original):
@@ -129,6 +388,9 @@ class _plain_errors:
         return False
 
 
+# ---------------------------------------------------------------- the table
+
+_CLASSIFICATION = "clip_benchmark.metrics.zeroshot_classification"
 MODELS = [
     Patch(
         "clip_benchmark.models",
@@ -138,27 +400,76 @@ MODELS = [
     )
 ]
 BUILDER = [
-    Patch("clip_benchmark.datasets.builder", "build_dataset", _build_dataset, "for our data sets: knows their names")
-]
-METRICS = [
     Patch(
-        "clip_benchmark.metrics.zeroshot_classification",
+        "clip_benchmark.datasets.builder",
+        "build_dataset",
+        _build_dataset,
+        "our data sets by name; Chinese class names and templates for --language zh; Chinese captions without tags",
+    ),
+    Patch(
+        "clip_benchmark.datasets.builder",
+        "get_dataset_default_task",
+        _get_dataset_default_task,
+        "muge, flickr30k-cn and coco-cn are retrieval",
+    ),
+    Patch(
+        "clip_benchmark.datasets.builder",
+        "get_dataset_collate_fn",
+        _get_dataset_collate_fn,
+        "muge, flickr30k-cn and coco-cn have lists of captions",
+    ),
+]
+CLASSIFICATION = [
+    Patch(
+        _CLASSIFICATION,
         "accuracy",
         _accuracy,
         "clip_benchmark 1.6.2 fails here with NumPy 2.4 or later, for every model; where it works it is used",
+    ),
+    Patch(
+        _CLASSIFICATION,
+        "zero_shot_classifier",
+        _zero_shot_classifier,
+        "for our models and Chinese prompts: all prompts encoded together by length, not class by class",
+    ),
+    Patch(
+        _CLASSIFICATION,
+        "run_classification",
+        _run_classification,
+        "for Chinese prompts: keeps the scores for the metrics that are added",
+    ),
+    Patch(
+        _CLASSIFICATION,
+        "evaluate",
+        _evaluate_classification,
+        "for Chinese prompts: adds per-class accuracy and the published tables' definitions under keys of their own",
+    ),
+]
+RETRIEVAL_METRICS = [
+    Patch(
+        "clip_benchmark.metrics.zeroshot_retrieval",
+        "evaluate",
+        _evaluate_retrieval,
+        "for Chinese retrieval sets: several right images a text, top-k over blocks, results for each query",
     )
 ]
 CLI = [
+    Patch("clip_benchmark.cli", "get_parser_args", _get_parser_args, "takes our own options out of the command line"),
     Patch(
         "clip_benchmark.cli",
         "main_eval",
         _main_eval,
         "for our models: an absent --pretrained means the model's default tag, in file names and results too",
     ),
-    Patch("clip_benchmark.cli", "run", _run, "for our models: no bf16 on a CPU that has no units for it"),
+    Patch(
+        "clip_benchmark.cli",
+        "run",
+        _run,
+        "for our models no bf16 on a CPU without units for it; for our data sets default split and recall_k; "
+        "adds to the result file",
+    ),
     Patch("clip_benchmark.cli", "main", _main, "an error of ours ends the program with its one line"),
 ]
-PATCHES = [*MODELS, *BUILDER, *METRICS, *CLI]
 
 
 def hook_models(module) -> None:
@@ -167,13 +478,20 @@ def hook_models(module) -> None:
 
 def hook_builder(module) -> None:
     apply(BUILDER, "clip_benchmark")
+    module.dataset_collection.setdefault("chinese_retrieval", list(RETRIEVAL))
 
 
 def hook_zeroshot_classification(module) -> None:
-    apply(METRICS, "clip_benchmark")
+    apply(CLASSIFICATION, _CLASSIFICATION)
+
+
+def hook_zeroshot_retrieval(module) -> None:
+    apply(RETRIEVAL_METRICS, "clip_benchmark.metrics.zeroshot_retrieval")
 
 
 def hook_cli(module) -> None:
+    if module.__name__ == "__main__":
+        _take_options()  # it is about to read its command line
     apply(CLI, "clip_benchmark", namespace=module)
 
 

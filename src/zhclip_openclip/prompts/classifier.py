@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from zhclip_openclip.prompts._errors import PromptError
 
-#: Tokens in a batch of prompts, by the kind of device. CPU: see benchmarks/zero_shot_classifier.py --tune; smaller
-#: batches leave cores waiting for each other, larger ones gain nothing and take memory.
-TOKENS_PER_BATCH = {"cpu": 4096}
+#: Tokens in a batch of prompts, by the kind of device. CPU: RoBERTa-large on 2 cores takes a third longer for each token
+#: in batches of 3,000 than of 6,000, and twice as long in batches of 400; benchmarks/zero_shot_classifier.py --tune
+#: shows it for another machine. A batch of 8,192 needs about 0.5 GB.
+TOKENS_PER_BATCH = {"cpu": 8192}
 _OTHER_DEVICES = 16384
 #: Prompts in a batch where the tokenizer gives no plain tensor, so that their lengths are unknown.
 _TEXTS_PER_BATCH = 256

@@ -68,6 +68,12 @@ class ChineseTextEncoder(hf_model.HFTextEncoder):
         # length that depends on the data: both keep the padding, which changes nothing but the time it takes.
         if not (self.output_tokens or torch.compiler.is_compiling() or torch.jit.is_tracing()):
             x = trim(x, self.config.pad_token_id)
+        # open_clip's fp16 and bf16 convert linear layers and leave embeddings and norms in fp32, which its own towers
+        # reckon with and those of transformers do not.
+        weights = self.transformer.encoder.layer[0].output.dense.weight
+        if weights.dtype != self.transformer.embeddings.word_embeddings.weight.dtype:
+            with torch.autocast(weights.device.type, dtype=weights.dtype):
+                return super().forward(x)
         return super().forward(x)
 
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True):

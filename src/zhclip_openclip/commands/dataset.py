@@ -1,0 +1,127 @@
+"""`zhclip dataset export|check|show`: retrieval sets as shards, looked through, and looked at."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Export, check and look at the Chinese retrieval sets.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Option("--name", help="muge, flickr30k-cn, coco-cn or wds; by default what SOURCE is called.")]
+Source = Annotated[Path, typer.Argument(help="The folder with the files of the data set, in any known layout.")]
+Split = Annotated[str | None, typer.Option(help="By default the one that published numbers are on.")]
+Skip = Annotated[bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read; they are named.")]
+Folder = Annotated[Path | None, typer.Option(help="Where the pictures are, for releases of captions alone.")]
+
+
+class Format(str, Enum):
+    wds = "wds"
+
+
+def _open(source: Path, name: str, split: str | None, skip: bool, image_folder: Path | None):
+    from zhclip_openclip._errors import ZhclipError
+    from zhclip_openclip.datasets import retrieval
+    from zhclip_openclip.datasets.wds_open import open_wds
+
+    if not source.is_dir():
+        raise ZhclipError(f"{source} is not a folder")
+    if name == "wds" or (not name and (source / "dataset_type.txt").is_file()):
+        return open_wds(source, split=split or "test", skip_bad_images=skip)
+    if not name:
+        candidates = [source.resolve().name, *(child.name for child in source.iterdir() if child.is_dir())]
+        names = list(dict.fromkeys(filter(None, map(retrieval.dataset_name, candidates))))
+        if len(names) != 1:
+            known = ", ".join(retrieval.DATASETS)
+            raise ZhclipError(f"{source} does not say which data set it is: add --name with one of {known}, wds")
+        name = names[0]
+    return retrieval.build_retrieval_dataset(
+        name, source, split=split, skip_bad_images=skip, image_folder=image_folder
+    )
+
+
+def _progress(what: str):
+    """A progress bar, as a context that gives the callback."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextmanager
+    def bar():
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    return bar()
+
+
+def _tell_skipped(dataset) -> None:
+    for skipped in dataset.skipped:
+        typer.echo(f"skipped: {skipped.where}: {skipped.key}: {skipped.reason}", err=True)
+
+
+@app.command()
+def export(
+    source: Source,
+    output: Annotated[Path, typer.Option(help="The folder to write, --dataset_root of `wds/NAME` afterwards.")],
+    format: Annotated[Format, typer.Option(help="wds: shards as clip_benchmark reads them.")] = Format.wds,
+    name: Name = "",
+    split: Split = None,
+    shard_size: Annotated[int, typer.Option(help="Pictures a shard.")] = 2000,
+    skip_bad_images: Skip = False,
+    image_folder: Folder = None,
+) -> None:
+    """Write a data set as WebDataset shards with a sidecar of the exact pairs. Goes on where it was interrupted."""
+    from zhclip_openclip.datasets.wds_export import export_wds
+
+    dataset = _open(source, name, split, skip_bad_images, image_folder)
+    with _progress("exporting") as progress:
+        export_wds(dataset, output, shard_size, progress)
+    _tell_skipped(dataset)
+    typer.echo(
+        f"{len(dataset):,} images and {len(dataset.texts):,} texts in {output}; use them with "
+        f"--dataset wds/{dataset.name} --dataset_root {output}"
+    )
+
+
+@app.command()
+def check(
+    source: Source,
+    name: Name = "",
+    split: Split = None,
+    skip_bad_images: Skip = False,
+    image_folder: Folder = None,
+) -> None:
+    """Decode every image, and check that ids are unique and every pair resolves."""
+    dataset = _open(source, name, split, skip_bad_images, image_folder)
+    with _progress("decoding") as progress:
+        report = dataset.check(decode=True, progress=progress)
+    _tell_skipped(dataset)
+    for key, value in report.items():
+        typer.echo(f"{key}: {value}")
+
+
+@app.command()
+def show(
+    source: Source,
+    output: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("contact_sheet.png"),
+    name: Name = "",
+    split: Split = None,
+    number: Annotated[int, typer.Option(help="How many pictures.")] = 12,
+    font: Annotated[Path | None, typer.Option(help="A font file with Chinese characters.")] = None,
+    image_folder: Folder = None,
+) -> None:
+    """Print counts and draw a contact sheet of pictures with their captions."""
+    from zhclip_openclip.datasets.contact_sheet import contact_sheet
+
+    dataset = _open(source, name, split, False, image_folder)
+    typer.echo(f"data set: {dataset.name}\nsplit: {dataset.split}\nlayout: {dataset.layout}")
+    typer.echo(f"images: {len(dataset):,}\ntexts: {len(dataset.texts):,}")
+    pairs = sum(len(images) for images in dataset.text_to_images)
+    typer.echo(f"pairs: {pairs:,}\nfingerprint: {dataset.fingerprint()}")
+    for note in dataset.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"contact sheet: {contact_sheet(dataset, output, n=number, font=font)}")
