@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-FAMILY = '''
+FAMILY = """
 from pathlib import Path
 
 from zhclip_openclip.families import Family, Layout, Model, Tag
@@ -36,7 +36,7 @@ FAMILY = Family(
     normalise=str.upper,
     configs=HERE / "configs",
 )
-'''.replace("\\\\", "\\")
+""".replace("\\\\", "\\")
 
 MODEL = {
     "embed_dim": 16,
@@ -126,7 +126,9 @@ def test_a_family_outside_the_package(distribution, weights, tmp_path, run_pytho
 
 def test_a_broken_family_is_left_out_with_a_warning(distribution, run_python):
     (distribution / "seventh_family/__init__.py").write_text("raise RuntimeError('boom')")
-    code = "import open_clip, sys; print('zhclip-tiny' in open_clip.list_models(), 'seventh' in open_clip.list_models())"
+    code = (
+        "import open_clip, sys; print('zhclip-tiny' in open_clip.list_models(), 'seventh' in open_clip.list_models())"
+    )
     done = run_python(code, PYTHONPATH=str(distribution))
     assert done.stdout.split() == ["True", "False"]
     assert "the model family 'seventh' is left out (RuntimeError: boom)" in done.stderr

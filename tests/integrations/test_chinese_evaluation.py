@@ -99,6 +99,9 @@ def test_bad_images(evaluate, faces):
     arguments = ("--dataset", "fer2013", "--dataset_root", faces, "--language", "zh")
     with pytest.raises(SystemExit, match=r"sad/1.png.*does not decode"):
         evaluate(*arguments)
+    with pytest.raises(SystemExit) as error:
+        evaluate(*arguments, "--num_workers", "1")
+    assert "\n" not in str(error.value) and "sad/1.png" in str(error.value)
     result = evaluate(*arguments, "--skip-bad-images")
     assert result["skipped_images"]["count"] == 1 and "sad/1.png" in str(result["skipped_images"]["images"])
 
@@ -135,11 +138,12 @@ def test_wds_scores_the_same_to_the_last_digit(evaluate, muge, tmp_path):
 def test_check_and_show(muge, tmp_path):
     checked = CliRunner().invoke(app, ["dataset", "check", str(muge)])
     assert checked.exit_code == 0 and "images: " in checked.output and "decoded: True" in checked.output
-    lines = (muge / "valid_imgs.tsv").read_text().splitlines(keepends=True)
+    tsv = next(muge.glob("*imgs.tsv"))
+    lines = tsv.read_text().splitlines(keepends=True)
     broken = lines[0].split("\t")[0] + "\t" + base64.b64encode(b"no picture").decode() + "\n"
-    (muge / "valid_imgs.tsv").write_text(broken + "".join(lines[1:]))
+    tsv.write_text(broken + "".join(lines[1:]))
     checked = CliRunner().invoke(app, ["dataset", "check", str(muge)])
-    assert checked.exit_code == 1 and "valid_imgs.tsv" in str(checked.exception)
+    assert checked.exit_code == 1 and f"{tsv.name}" in str(checked.exception)
     skipped = CliRunner().invoke(app, ["dataset", "check", str(muge), "--skip-bad-images"])
     assert skipped.exit_code == 0 and "skipped: 1" in skipped.output
     nameless = tmp_path / "nameless"

@@ -119,6 +119,8 @@ class Family:
 
     aliases: other full model names, each with the model that it stands for.
     layouts: the forms in which its checkpoints are written.
+    image_processor: "transformers" where its authors preprocess images with transformers' CLIPImageProcessor, "" where
+        they do as open_clip and OpenAI.
     normalise: what its authors do to a text before the tokenizer sees it.
     note: what a user should know before trusting its numbers.
     tokenizer: class of transformers that tokenizes for it.
@@ -136,6 +138,7 @@ class Family:
     paper: str = ""
     source: str = ""
     note: str = ""
+    image_processor: str = ""
     normalise: Callable[[str], str] | None = None
     tokenizer: str = "BertTokenizerFast"
     tokenizer_options: Mapping[str, object] = field(default_factory=dict)

@@ -24,6 +24,7 @@ FAMILY = Family(
         ),
     ),
     aliases={"altclip": "altclip-vit-l-14"},
+    image_processor="transformers",
     layouts=(
         Layout(
             name="Hugging Face AltCLIP",

@@ -15,6 +15,7 @@ FAMILY = Family(
     source="https://github.com/yangjianxin1/CLIP-Chinese",
     models=(Model("clip-chinese-vit-b-32", tags={"yeungnlp": Tag(repo="YeungNLP/clip-vit-bert-chinese-1M")}),),
     aliases={"clip-chinese": "clip-chinese-vit-b-32", "clip_chinese": "clip-chinese-vit-b-32"},
+    image_processor="transformers",
     layouts=(
         Layout(
             # As ChineseCLIP's, but for the pooler, which only this family uses.

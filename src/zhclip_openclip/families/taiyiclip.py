@@ -41,6 +41,7 @@ FAMILY = Family(
         ),
     ),
     aliases={"taiyiclip": "taiyiclip-vit-l-14"},
+    image_processor="transformers",
     layouts=(
         Layout(
             name="BERT sequence classifier",

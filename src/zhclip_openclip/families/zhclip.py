@@ -26,6 +26,7 @@ FAMILY = Family(
         Model("zhclip-vit-l-14-quickgelu", tags={"thu_ml": _THU_ML}),
     ),
     aliases={"zhclip": "zhclip-vit-l-14"},
+    image_processor="transformers",
     layouts=(
         Layout(
             name="Hugging Face",

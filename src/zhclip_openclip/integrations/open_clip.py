@@ -58,6 +58,22 @@ def _create_model(original):
     return create_model
 
 
+def _with_transform(original):
+    """For `create_model_and_transforms` and `create_model_from_pretrained`: the last of what they give is the
+    transform for validation."""
+
+    def create(model_name, *args, **kwargs):
+        built = original(model_name, *args, **kwargs)
+        found = find(str(model_name))
+        if found is None or found[0].image_processor != "transformers" or not isinstance(built, tuple):
+            return built
+        from zhclip_openclip.towers.images import as_transformers
+
+        return (*built[:-1], as_transformers(built[-1]))
+
+    return create
+
+
 def _load_checkpoint(original):
     signature = inspect.signature(original)
 
@@ -138,6 +154,18 @@ PATCHES = [
         "load_checkpoint",
         _load_checkpoint,
         "for our models: the families' key names, and no second copy of the weights in memory",
+    ),
+    Patch(
+        "open_clip.factory",
+        "create_model_and_transforms",
+        _with_transform,
+        "for our models: images in RGB before they are resized, where the family's authors do so",
+    ),
+    Patch(
+        "open_clip.factory",
+        "create_model_from_pretrained",
+        _with_transform,
+        "the same",
     ),
     Patch(
         "open_clip.factory",
