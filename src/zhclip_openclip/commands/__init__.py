@@ -11,6 +11,7 @@ from zhclip_openclip.commands.classnames import classnames
 from zhclip_openclip.commands.convert import convert
 from zhclip_openclip.commands.dataset import app as dataset
 from zhclip_openclip.commands.doctor import doctor
+from zhclip_openclip.commands.gallery import gallery
 from zhclip_openclip.commands.models import models
 from zhclip_openclip.commands.templates import templates
 
@@ -26,6 +27,7 @@ app.command()(doctor)
 app.command()(convert)
 app.command()(classnames)
 app.command()(templates)
+app.command()(gallery)
 app.add_typer(dataset, name="dataset")
 
 

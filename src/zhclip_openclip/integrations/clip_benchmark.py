@@ -144,7 +144,7 @@ def _finish(running: _Running) -> None:
     path = Path(running.output.path)
     result = json.loads(path.read_text(encoding="utf-8"))
     dataset = running.dataset
-    for key in ("template_set", "classname_source", "english_classes"):
+    for key in ("template_set", "classname_source", "english_classes", "notes"):
         if getattr(dataset, key, None):
             result[key] = getattr(dataset, key)
     skipped = getattr(dataset, "skipped", None)
@@ -191,6 +191,8 @@ def _build_dataset(original):
         dataset, ours = _build(original, call)
         if _running is not None and call.arguments["split"] == _running.args.split:
             _running.dataset, _running.ours = dataset, ours
+            for note in getattr(dataset, "notes", ()) if ours else ():
+                print(f"Note: {note}")
         return dataset
 
     return build_dataset
