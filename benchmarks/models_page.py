@@ -1,7 +1,7 @@
 """Write `docs/models.md` from the families' data sheets and the measured facts.
 
-    python benchmarks/models_page.py          # write
-    python benchmarks/models_page.py --check  # exit 1 if the page is not what would be written
+python benchmarks/models_page.py          # write
+python benchmarks/models_page.py --check  # exit 1 if the page is not what would be written
 """
 
 from __future__ import annotations

@@ -109,7 +109,12 @@ def test_zhclip_from_the_hub_end_to_end(hub, tmp_path, monkeypatch):
     """
     folder = hub.root / "thu-ml" / "zh-clip-vit-roberta-large-patch14"
     folder.mkdir(parents=True)
-    keys = ["vision_model.embeddings.class_embedding", "visual_projection.bias", "text_projection.0.weight", "text_model.encoder.layer.0.output.dense.bias"]
+    keys = [
+        "vision_model.embeddings.class_embedding",
+        "visual_projection.bias",
+        "text_projection.0.weight",
+        "text_model.encoder.layer.0.output.dense.bias",
+    ]
     torch.save({key: torch.zeros(3) for key in keys}, folder / "pytorch_model.bin")
     (folder / "config.json").write_text(json.dumps({"vision_config": {"hidden_act": "quick_gelu"}}))
     with pytest.raises(CheckpointError, match="does not fit zhclip-vit-l-14-quickgelu: .* parameters are missing"):

@@ -122,9 +122,7 @@ def test_stock_open_clip_loads_what_it_can_build(hub, run_python, tmp_path):
 
 
 def test_stock_open_clip_says_what_is_missing(folder, run_python):
-    done = run_python(
-        STOCK, str(folder), "-", "-", check=False, TORCH_DEVICE_BACKEND_AUTOLOAD="0", HF_HUB_OFFLINE="1"
-    )
+    done = run_python(STOCK, str(folder), "-", "-", check=False, TORCH_DEVICE_BACKEND_AUTOLOAD="0", HF_HUB_OFFLINE="1")
     assert done.returncode != 0 and "pip-install-zhclip-openclip" in done.stderr
 
 

@@ -3,9 +3,9 @@
 import io
 
 import pytest
-import retrieval_files as files
 from PIL import Image
 
+from tests.support import retrieval_files as files
 from zhclip_openclip.datasets import contact_sheet as module
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets.contact_sheet import contact_sheet, load_font

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import retrieval_files as files
 
+from tests.support import retrieval_files as files
 from zhclip_openclip.datasets import _tsv_index
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import retrieval_files as files
 import torch
 
+from tests.support import retrieval_files as files
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset, dataset_name, default_split
 from zhclip_openclip.datasets.wds_export import export_wds
 from zhclip_openclip.datasets.wds_open import open_wds

@@ -8,9 +8,9 @@ import tarfile
 import threading
 
 import pytest
-import retrieval_files as files
 import torch
 
+from tests.support import retrieval_files as files
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset
 from zhclip_openclip.datasets.wds_export import export_wds

@@ -71,7 +71,8 @@ def pil_processor(chinese: bool = False, **options):
 
 
 def transform_of(name: str):
-    return open_clip.create_model_and_transforms(name, pretrained_text=False)[2]
+    with torch.device("meta"):
+        return open_clip.create_model_and_transforms(name, pretrained_text=False, device="meta")[2]
 
 
 def assert_equal(ours, theirs, images=IMAGES, tolerance: float = 1e-6):
@@ -83,9 +84,15 @@ def assert_equal(ours, theirs, images=IMAGES, tolerance: float = 1e-6):
     assert not different
 
 
-@pytest.mark.parametrize("name", ["altclip", "taiyiclip", "taiyiclip-vit-b-32", "clip-chinese", "zhclip"])
+@pytest.mark.parametrize("name", ["altclip", "taiyiclip-vit-b-32", "clip-chinese", "zhclip"])
 def test_as_transformers(name):
-    assert_equal(transform_of(name), pil_processor())
+    theirs = pil_processor()
+
+    def as_published(image):
+        """Newer versions of transformers 5 lay transparent images on white; all before drop the transparency."""
+        return theirs(image.convert("RGB") if "A" in image.getbands() else image)
+
+    assert_equal(transform_of(name), as_published)
 
 
 @pytest.mark.parametrize(("name", "size"), [("mclip", 224), ("mclip-vit-b-32", 224), ("mclip-vit-b-16-plus-240", 240)])
@@ -137,8 +144,7 @@ def test_every_model_has_its_size():
     for family in all_families().values():
         for model in family.models:
             size = model.config()["vision_cfg"]["image_size"]
-            if family.name in ("cnclip", "mclip", "tiny"):
-                assert transform_of(model.name)(picture(70, 40)).shape == (3, size, size)
+            assert transform_of(model.name)(picture(70, 40)).shape == (3, size, size)
 
 
 @pytest.mark.parametrize("name", ["altclip", "cnclip-vit-b-16"])

@@ -144,6 +144,38 @@ def test_xlm_r(models_dir, name, repo):
     assert ours[5, -1] == 2
 
 
+def sentencepiece_model(folder: Path) -> None:
+    """XLM-R's own form of its vocabulary, in small, as some repositories have nothing else."""
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    text = folder / "text"
+    text.write_text("\n".join(["一只可爱的小猫坐在红色的沙发上", "两个男人踢足球", "a cat sits on a sofa"] * 50))
+    options = dict(model_type="unigram", hard_vocab_limit=False, vocab_size=60, minloglevel=2)
+    trainer.train(input=str(text), model_prefix=str(folder / "sentencepiece.bpe"), **options)
+    text.unlink()
+
+
+def test_sentencepiece_model_alone(tmp_path):
+    pytest.importorskip("google.protobuf")
+    sentencepiece_model(tmp_path)
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(tmp_path / "sentencepiece.bpe.model"))
+    for text in ("一只小猫 cat", "两个男人", "sofa 很"):
+        # fairseq's ids are one higher, with <unk> (0 there) as 3
+        theirs = [0, *(piece + 1 if piece else 3 for piece in pieces.encode(text)), 2]
+        ours = open_clip.get_tokenizer("altclip", pretrained=str(tmp_path))(text)[0].tolist()
+        assert ours == theirs + [1] * (77 - len(theirs))
+
+
+def test_sentencepiece_model_without_the_packages_that_read_it(tmp_path, monkeypatch):
+    from zhclip_openclip.towers import tokenizer
+
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"whatever")
+    monkeypatch.setattr(tokenizer, "_is_installed", lambda name: False)
+    with pytest.raises(RuntimeError, match="sentencepiece.bpe.model needs .*: pip install sentencepiece protobuf$"):
+        open_clip.get_tokenizer("altclip", pretrained=str(tmp_path))
+
+
 def test_labse_keeps_capitals(models_dir):
     folder = models_dir / "M-CLIP/LABSE-Vit-L-14"
     folder.mkdir(parents=True)

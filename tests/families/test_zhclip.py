@@ -1,6 +1,6 @@
 """ZH-CLIP is bit for bit what its authors run, against a reference of plain Hugging Face modules.
 
-The fast tests use towers of two layers, everything else at its real size; the slow ones the published depth.
+Towers of two layers, everything else at its real size; the published depth is in test_zhclip_full_size.py.
 """
 
 from __future__ import annotations
@@ -180,12 +180,3 @@ def test_the_twin_by_name_warns_where_the_config_says_otherwise(reference, saved
         pytest.skip("nothing to contradict")
     with pytest.warns(UserWarning, match="QuickGELU.*config.json says gelu"):
         open_clip.create_model("zhclip-vit-l-14-quickgelu", pretrained=str(saved))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
-def test_full_size(activation, tmp_path):
-    torch.manual_seed(0)
-    reference = Reference(activation, layers=24).eval()
-    path = reference.save(tmp_path, "model.safetensors")
-    compare(open_clip.create_model("zhclip", pretrained=str(path)), reference, images=(2,), texts=((3, 77),))

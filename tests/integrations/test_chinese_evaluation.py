@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.datasets import retrieval_files
+from tests.support import retrieval_files
 from zhclip_openclip.commands import app
 from zhclip_openclip.metrics.per_query import load_per_query
 
@@ -36,7 +36,7 @@ def evaluate(monkeypatch, tmp_path):
 @pytest.fixture
 def faces(tmp_path):
     """fer2013 as it is unpacked: seven folders of images."""
-    for index, name in enumerate("angry disgust fear happy neutral sad surprise".split()):
+    for index, name in enumerate(["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]):
         folder = tmp_path / "fer" / "test" / name
         folder.mkdir(parents=True)
         for number in range(3):
@@ -56,7 +56,9 @@ def test_classification_records_what_was_asked(evaluate, faces):
 
 
 def test_template_sets_and_spellings_of_chinese(evaluate, faces):
-    bare = evaluate("--dataset", "fer2013", "--dataset_root", faces, "--language", "cn", "--custom_template_file", "name")
+    bare = evaluate(
+        "--dataset", "fer2013", "--dataset_root", faces, "--language", "cn", "--custom_template_file", "name"
+    )
     assert bare["templates"] == ["{c}"] and bare["language"] == "cn"
     eighty = evaluate(
         "--dataset", "fer2013", "--dataset_root", faces, "--language", "zh_Hans", "--custom_template_file", "openai80"
@@ -190,7 +192,9 @@ def test_clip_benchmarks_chinese_captions_are_cleaned(evaluate, monkeypatch, raw
     result = evaluate("--dataset", "flickr30k", "--language", "zh", *options, "--recall_k", "1", "2")
     assert ("一只猫第0" in texts) is (not raw) and ("一:m 只:q 猫:n 第0:m" in texts) is raw
     assert languages == ["zh"]
-    assert {"text_retrieval_recall@1", "image_retrieval_recall@2", "text_retrieval_mean_recall"} <= set(result["metrics"])
+    assert {"text_retrieval_recall@1", "image_retrieval_recall@2", "text_retrieval_mean_recall"} <= set(
+        result["metrics"]
+    )
     evaluate("--dataset", "xtd200", "--language", "zh")
     evaluate("--dataset", "xtd200", "--language", "zho_Hans")
     assert languages[1:] == ["zho_Hans", "zho_Hans"]

@@ -10,7 +10,9 @@ import typer
 
 app = typer.Typer(help="Export, check and look at the Chinese retrieval sets.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Option("--name", help="muge, flickr30k-cn, coco-cn or wds; by default what SOURCE is called.")]
+Name = Annotated[
+    str, typer.Option("--name", help="muge, flickr30k-cn, coco-cn or wds; by default what SOURCE is called.")
+]
 Source = Annotated[Path, typer.Argument(help="The folder with the files of the data set, in any known layout.")]
 Split = Annotated[str | None, typer.Option(help="By default the one that published numbers are on.")]
 Skip = Annotated[bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read; they are named.")]
@@ -37,9 +39,7 @@ def _open(source: Path, name: str, split: str | None, skip: bool, image_folder: 
             known = ", ".join(retrieval.DATASETS)
             raise ZhclipError(f"{source} does not say which data set it is: add --name with one of {known}, wds")
         name = names[0]
-    return retrieval.build_retrieval_dataset(
-        name, source, split=split, skip_bad_images=skip, image_folder=image_folder
-    )
+    return retrieval.build_retrieval_dataset(name, source, split=split, skip_bad_images=skip, image_folder=image_folder)
 
 
 def _progress(what: str):

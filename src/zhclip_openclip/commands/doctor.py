@@ -148,7 +148,9 @@ def _files() -> list[Finding]:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    patches: Annotated[bool, typer.Option("--patches", help="List what is replaced in open_clip and clip_benchmark.")] = False,
+    patches: Annotated[
+        bool, typer.Option("--patches", help="List what is replaced in open_clip and clip_benchmark.")
+    ] = False,
 ) -> None:
     """Check versions, plugin, devices, caches and the hub's address; exit code 1 if something needs doing."""
     findings = examine()

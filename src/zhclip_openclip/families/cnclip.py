@@ -16,9 +16,8 @@ _SQUASH = {"resize_mode": "squash"}  # cn_clip/clip/utils.py, image_transform
 _CODE_LICENCE = "not stated by its source (its code: MIT)"
 
 
-def _ofa_sys(repo: str, own_file: str, hub_form: bool = True) -> Tag:
-    files = ("model.safetensors", "pytorch_model.bin", own_file) if hub_form else (own_file,)
-    return Tag(repo=f"OFA-Sys/{repo}", files=files, licence=_CODE_LICENCE)
+def _ofa_sys(repo: str, own_file: str) -> Tag:
+    return Tag(f"OFA-Sys/{repo}", files=("model.safetensors", "pytorch_model.bin", own_file), licence=_CODE_LICENCE)
 
 
 def normalise(text: str) -> str:
@@ -37,7 +36,7 @@ FAMILY = Family(
             "cnclip-vit-l-14",
             tags={
                 "ofa_sys": _ofa_sys("chinese-clip-vit-large-patch14", "clip_cn_vit-l-14.pt"),
-                "qa_clip": Tag(repo="TencentARC/QA-CLIP-ViT-L-14", note="QA-CLIP"),
+                "qa_clip": Tag(repo="TencentARC/QA-CLIP-ViT-L-14", licence="apache-2.0", note="QA-CLIP"),
             },
             preprocess=_SQUASH,
         ),
@@ -45,7 +44,7 @@ FAMILY = Family(
             "cnclip-vit-b-16",
             tags={
                 "ofa_sys": _ofa_sys("chinese-clip-vit-base-patch16", "clip_cn_vit-b-16.pt"),
-                "qa_clip": Tag(repo="TencentARC/QA-CLIP-ViT-B-16", note="QA-CLIP"),
+                "qa_clip": Tag(repo="TencentARC/QA-CLIP-ViT-B-16", licence="apache-2.0", note="QA-CLIP"),
             },
             preprocess=_SQUASH,
         ),
@@ -63,7 +62,7 @@ FAMILY = Family(
             # transformers has no ResNet tower for CLIP, so only the authors' own form exists.
             "cnclip-rn50",
             tags={
-                "ofa_sys": _ofa_sys("chinese-clip-rn50", "clip_cn_rn50.pt", hub_form=False),
+                "ofa_sys": Tag("OFA-Sys/chinese-clip-rn50", files=("clip_cn_rn50.pt",), licence="apache-2.0"),
                 "qa_clip": Tag(repo="TencentARC/QA-CLIP", files=("QA-CLIP-RN50.pt",), note="QA-CLIP"),
             },
             preprocess=_SQUASH,

@@ -61,7 +61,9 @@ def _take_options() -> None:
 
 
 def _given(*options: str) -> bool:
-    return any(argument == option or argument.startswith(option + "=") for argument in sys.argv[1:] for option in options)
+    return any(
+        argument == option or argument.startswith(option + "=") for argument in sys.argv[1:] for option in options
+    )
 
 
 # ---------------------------------------------------------------- one evaluation

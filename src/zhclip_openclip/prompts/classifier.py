@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from zhclip_openclip.prompts._errors import PromptError
 
-#: Tokens in a batch of prompts, by the kind of device. CPU: RoBERTa-large on 2 cores takes a third longer for each token
-#: in batches of 3,000 than of 6,000, and twice as long in batches of 400; benchmarks/zero_shot_classifier.py --tune
-#: shows it for another machine. A batch of 8,192 needs about 0.5 GB.
+#: Tokens in a batch of prompts, by the kind of device. CPU: on a busy 2-core machine RoBERTa-large took 3.1 ms for each
+#: token and 6 layers in batches of 6,144, 4.1 in batches of 3,072 and 5.8 in batches of 384; see
+#: benchmarks/zero_shot_classifier.py --tune for another machine.
 TOKENS_PER_BATCH = {"cpu": 8192}
 _OTHER_DEVICES = 16384
+#: What starting a batch costs, in tokens: a batch of a few prompts takes as long as if it had so many more.
+_TOKENS_A_BATCH_COSTS = 128
 #: Prompts in a batch where the tokenizer gives no plain tensor, so that their lengths are unknown.
 _TEXTS_PER_BATCH = 256
 
@@ -172,11 +174,34 @@ def _cuts_padding(model) -> bool:
 
 
 def _bounds(cost: list[int], budget: int) -> list[tuple[int, int]]:
-    """Consecutive runs, each of as many rows as fit `budget` at the cost of its most costly, which is its first."""
-    bounds = []
-    start = 0
-    while start < len(cost):
-        stop = min(start + max(budget // cost[start], 1), len(cost))
-        bounds.append((start, stop))
-        start = stop
+    """Consecutive batches of rows whose cost falls, with the least tokens in all.
+
+    A batch costs its rows times its most costly one, which is its first, and _TOKENS_A_BATCH_COSTS for being one: so
+    short prompts get batches of their own where there are enough of them, and little padding is left. No batch is over
+    `budget`, but for a row that is so alone.
+    """
+    starts = [0, *(i for i in range(1, len(cost)) if cost[i] != cost[i - 1]), len(cost)]  # of runs of equal cost
+
+    def batches(first: int, last: int) -> int:
+        rows = max(budget // cost[starts[first]], 1)
+        return -(-(starts[last] - starts[first]) // rows)
+
+    least, cut = [0.0] * len(starts), [0] * len(starts)  # from a run on: tokens to the end, and where its batches end
+    for first in range(len(starts) - 2, -1, -1):
+        least[first], cut[first] = min(
+            (
+                (starts[last] - starts[first]) * cost[starts[first]]
+                + batches(first, last) * _TOKENS_A_BATCH_COSTS
+                + least[last],
+                last,
+            )
+            for last in range(first + 1, len(starts))
+        )
+    bounds, first = [], 0
+    while first < len(starts) - 1:
+        last = cut[first]
+        start, stop, count = starts[first], starts[last], batches(first, last)
+        edges = [start + (stop - start) * number // count for number in range(count + 1)]
+        bounds += list(zip(edges[:-1], edges[1:], strict=True))
+        first = last
     return bounds

@@ -91,7 +91,7 @@ def write_gallery(
         raise ZhclipError(f"{output}: a folder; give --output the name of a page, such as {output / 'page.html'}")
     if output.exists() and any(output.samefile(path) for path in (Path(result), read.path)):
         raise ZhclipError(f"{output}: the result itself; give --output another name")
-    dataset = open_scored(read, dataset_root if dataset_root is not None else read.path.parent, split, image_folder)
+    dataset = open_scored(read, dataset_root, split, image_folder)
     page = render(read, dataset, number, seed)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def _read_queries(path: Path, skipped: bool) -> Result:
         start, item = queries["text_to_images_start"], queries["text_to_images_item"]
         images, texts = len(queries["image_ids"]), len(queries["text_ids"])
         _require(len(start) == texts + 1 and start[0] == 0 and start[-1] == len(item) and (np.diff(start) >= 0).all())
-        _require(not len(item) or (0 <= item.min() and item.max() < images))
+        _require(not len(item) or (item.min() >= 0 and item.max() < images))
         result = Result(path, queries, meta, skipped)
         result.text_to_images = [item[start[text] : start[text + 1]].tolist() for text in range(texts)]
         result.image_to_texts = invert(result.text_to_images, images)
@@ -194,11 +194,11 @@ def _one_line(error: Exception) -> str:
 
 def open_scored(
     result: Result,
-    root: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
     split: str | None = None,
     image_folder: str | os.PathLike[str] | None = None,
 ) -> RetrievalDataset:
-    """The dataset that a result was made on, verified by its fingerprint.
+    """The dataset that a result was made on, verified by its fingerprint; for the arguments see `write_gallery`.
 
     Raises:
         ZhclipError: a dataset of somebody else's; data that isn't there, or is another.
@@ -208,7 +208,10 @@ def open_scored(
     expected = result.meta.get("fingerprint")
     if known is None or not expected:
         ours = ", ".join(retrieval.DATASETS)
-        raise ZhclipError(f"{result.path}: made on {name or 'an unnamed dataset'}; a gallery shows {ours} and wds/ of them")
+        raise ZhclipError(
+            f"{result.path}: made on {name or 'an unnamed dataset'}; a gallery shows {ours} and wds/ of them"
+        )
+    given, root = root is not None, root if root is not None else result.path.parent
     shards = "://" in str(root) or name.startswith("wds/") or (Path(root) / "dataset_type.txt").is_file()
 
     def build(raw: bool) -> RetrievalDataset:
@@ -219,6 +222,8 @@ def open_scored(
             return retrieval.build_retrieval_dataset(known, root, None, wanted, result.skipped, raw, image_folder)
         except DatasetError as error:
             text = str(error).replace("--dataset_root", "--dataset-root")
+            if not given and "--dataset-root" not in text:
+                text += "; or give the folder of the data that was scored as --dataset-root"
             raise DatasetError(text) from None
 
     dataset = build(raw=False)
@@ -303,6 +308,7 @@ def _direction(
     return {
         "name": direction,
         "queries": len(over),
+        "candidates": len(result.queries["image_ids" if direction == "image_retrieval" else "text_ids"]),
         "recalls": [{"k": k, "value": recalls[k]} for k in sorted(recalls)],
         "mean": metrics.get(f"{direction}_mean_recall"),
         "median": float(np.median(over)) if len(over) else None,

@@ -26,7 +26,8 @@ def as_transformers(transform: Compose) -> Compose:
     """open_clip's transform for validation, made to do what CLIPImageProcessor does.
 
     open_clip and OpenAI resize first and convert to RGB afterwards, so an image with a palette is resized by nearest
-    neighbours and colours below full transparency bleed; transformers converts first.
+    neighbours and colours below full transparency bleed; transformers converts first. Transparency is dropped, as it
+    was by every version of transformers until late in 5, and by those that these models were published with.
     """
     steps = [FloorCenterCrop(step.size) if isinstance(step, CenterCrop) else step for step in transform.transforms]
     return Compose([to_rgb, *steps])

@@ -71,6 +71,12 @@ def build(family: Family, model: Model, near: str | Path | None = None, cache_di
         return ChineseTokenizer(folder, model.tokenizer or family.tokenizer, length, family.normalise, **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+            # transformers reads sentencepiece's own format with these two, and without them asks for a third.
+            absent = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
+            if absent:
+                reason = "there is no tokenizer.json, and its sentencepiece.bpe.model needs two more packages: "
+                reason += "pip install sentencepiece protobuf"
         raise ZhclipError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
 
 
@@ -106,6 +112,13 @@ def find(family: Family, model: Model, near: str | Path | None = None, cache_dir
         logger.warning("%s: the tokenizer could not be fetched, %s is taken (%s)", model.name, installed, first)
         return installed.parent
     raise first or DownloadError(f"{model.name} names no repository with a tokenizer")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
 
 
 def _installed(family: Family) -> Path | None:
