@@ -57,7 +57,7 @@ def test_importing_the_package_is_light(run_python):
 
 
 def test_what_import_torch_loads_of_us():
-    """-X importtime names one module of ours; what it costs is in docs/performance.md, from benchmarks/import_time.py."""
+    """-X importtime names one module of ours; what it costs: benchmarks/import_time.py."""
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", "import torch"], capture_output=True, text=True)
     names = set(re.findall(r"^import time:.*\|\s+(zhclip_openclip\S*)$", done.stderr, flags=re.MULTILINE))
     assert "zhclip_openclip.autoload" in names <= {"zhclip_openclip", "zhclip_openclip.autoload"}

@@ -92,7 +92,7 @@ with torch.no_grad():
 
 
 def test_stock_open_clip_loads_what_it_can_build(hub, run_python, tmp_path):
-    """Chinese-CLIP's smallest text tower (RBT3, linear head): stock open_clip asks the hub for its architecture alone."""
+    """Chinese-CLIP's smallest text tower (RBT3, linear head): only its architecture is asked of the hub."""
     torch.manual_seed(0)
     model = open_clip.create_model("cnclip-rn50", pretrained_text=False).eval()
     spec = find("cnclip-rn50")[1]

@@ -1,7 +1,7 @@
 """Where files come from: an explicit path, `$ZHCLIP_MODELS_DIR/<org>/<name>/`, then the Hugging Face hub and its cache.
 
-Weights, `config.json` and tokenizer files go the same way. The hub is asked through huggingface_hub alone, so its cache,
-`HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean everywhere.
+Weights, `config.json` and tokenizer files go the same way. The hub is asked through huggingface_hub alone, so its
+cache, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean everywhere.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def fetch(repo: str, names: Sequence[str], cache_dir: str | None = None, optiona
             absent.append(name)
         except GatedRepoError as error:
             raise DownloadError(
-                f"{repo} on {endpoint()} asks for its conditions to be accepted: do so on its page, then `hf auth login`"
+                f"{repo} on {endpoint()} asks you to accept its conditions: do so on its page, then `hf auth login`"
             ) from error
         except RepositoryNotFoundError as error:
             raise DownloadError(
@@ -117,8 +117,8 @@ def _unreachable(repo: str, names: Sequence[str], error: Exception, folder: Path
     where = f"in {folder}" if folder else "on this machine"
     return DownloadError(
         f"{repo}: {' or '.join(names)} is not {where} and could not be fetched from {endpoint()} "
-        f"({type(cause).__name__}: {reason}). Without a network, put {', '.join(dict.fromkeys([*names, 'config.json']))} "
-        f"and the tokenizer files of that repository into {_place(repo)}; "
+        f"({type(cause).__name__}: {reason}). "
+        f"Without a network, put {', '.join(dict.fromkeys([*names, 'config.json']))} and the tokenizer files of that repository into {_place(repo)}; "
         "with a mirror, set HF_ENDPOINT to its address"
     )
 

@@ -60,7 +60,7 @@ def models(
     from rich.markup import escape
     from rich.table import Table
 
-    # Sources are long: each stands on a line of its own under the name, so that the table fits a terminal of 80 columns.
+    # Sources are long: each stands on a line of its own under the name, so that the table fits 80 columns.
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model = alias\n[dim]source", overflow="fold")
     table.add_column("tag", no_wrap=True)
