@@ -115,10 +115,11 @@ def _unreachable(repo: str, names: Sequence[str], error: Exception, folder: Path
     cause = error.__cause__ or error
     reason = " ".join(str(cause).split())[:160] or type(cause).__name__
     where = f"in {folder}" if folder else "on this machine"
+    wanted = ", ".join(dict.fromkeys([*names, "config.json"]))
     return DownloadError(
         f"{repo}: {' or '.join(names)} is not {where} and could not be fetched from {endpoint()} "
         f"({type(cause).__name__}: {reason}). "
-        f"Without a network, put {', '.join(dict.fromkeys([*names, 'config.json']))} and the tokenizer files of that repository into {_place(repo)}; "
+        f"Without a network, put {wanted} and the tokenizer files of that repository into {_place(repo)}; "
         "with a mirror, set HF_ENDPOINT to its address"
     )
 
