@@ -22,6 +22,7 @@ import warnings
 HOOKS = {
     "open_clip.factory": "zhclip_openclip.integrations.open_clip:hook_factory",
     "clip_benchmark.models": "zhclip_openclip.integrations.clip_benchmark:hook_models",
+    "clip_benchmark.models.nllb_clip": "zhclip_openclip.integrations.clip_benchmark:hook_nllb",
     "clip_benchmark.model_collection": "zhclip_openclip.integrations.clip_benchmark:hook_model_collection",
     "clip_benchmark.datasets.builder": "zhclip_openclip.integrations.clip_benchmark:hook_builder",
     "clip_benchmark.metrics.zeroshot_classification": (

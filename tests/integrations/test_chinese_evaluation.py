@@ -221,3 +221,23 @@ def test_the_three_sets_are_a_collection():
         assert get_dataset_default_task(name) == "zeroshot_retrieval"
         assert get_dataset_collate_fn(name).__name__ == "image_captions_collate_fn"
     assert get_dataset_default_task("cifar10") == "zeroshot_classification"
+
+
+def test_streams_are_not_made_to_look_indexed():
+    from zhclip_openclip.integrations.clip_benchmark import _is_indexed
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+        def __len__(self):
+            return 0
+
+    assert not _is_indexed(Stream()) and _is_indexed(Flickr(None))
+
+
+def test_nllb_knows_the_spellings_and_keeps_its_own():
+    from clip_benchmark.models.nllb_clip import lang_map
+
+    assert lang_map["zh_Hans"] == lang_map["zh-cn"] == "zho_Hans" and lang_map["zh_Hant"] == "zho_Hant"
+    assert lang_map["zh"] == "zho_Hant" and lang_map["fr"] == "fra_Latn"

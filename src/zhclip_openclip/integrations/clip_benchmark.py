@@ -118,6 +118,8 @@ def _prepare(args) -> None:
             args.split = default_split(name)
         if list(args.recall_k) == _DEFAULT_RECALL_K and not _given("--recall_k"):
             args.recall_k = list(DEFAULT_KS)
+    if args.dataset.startswith("elevater/") and not _given("--language"):
+        args.language = "zh"  # its labels and templates are Chinese; clip_benchmark's default is English
     if find(str(args.model)) is not None and args.amp:
         import torch
 
@@ -232,7 +234,7 @@ def _build(original, call):
         built = _digits(given) if name == "digits" else original(*call.args, **call.kwargs)
         prompts.localise(built, name, language, template_file, classname_file)
         prompts.check(built, name, split)
-        if hasattr(type(built), "__getitem__") and hasattr(type(built), "__len__"):
+        if _is_indexed(built):
             from zhclip_openclip.datasets.unreadable import Guarded
 
             built = Guarded(built, name, _options.skip_bad_images)
@@ -246,6 +248,14 @@ def _build(original, call):
         given["language"] = codes.get(prompts.normalise(language), language)
         return chinese_captions.ChineseCaptions(original(*call.args, **call.kwargs), _options.raw_captions), True
     return original(*call.args, **call.kwargs), False
+
+
+def _is_indexed(dataset) -> bool:
+    """Whether images are got by number; TFDS' are a stream, although their class inherits `__getitem__`."""
+    from torch.utils.data import IterableDataset
+
+    streams = isinstance(dataset, IterableDataset)
+    return not streams and hasattr(type(dataset), "__getitem__") and hasattr(type(dataset), "__len__")
 
 
 def _digits(given):
@@ -496,6 +506,15 @@ def hook_zeroshot_retrieval(module) -> None:
     apply(RETRIEVAL_METRICS, "clip_benchmark.metrics.zeroshot_retrieval")
 
 
+def hook_nllb(module) -> None:
+    """Chinese prompts reach NLLB-CLIP under more spellings than its table has; those that it has stay."""
+    from zhclip_openclip.prompts import languages
+
+    for spelling in ("zh-cn", "zh_cn", "zh_CN", "zh-CN", "zh-Hans", "zh_Hans", "zh-Hant", "zh_Hant"):
+        traditional = languages.normalise(spelling) == languages.TRADITIONAL
+        module.lang_map.setdefault(spelling, "zho_Hant" if traditional else "zho_Hans")
+
+
 def hook_cli(module) -> None:
     if module.__name__ == "__main__":
         _take_options()  # it is about to read its command line
@@ -521,5 +540,5 @@ def register() -> None:
     from zhclip_openclip import autoload
 
     for name in autoload.HOOKS:
-        if name.startswith("clip_benchmark."):
+        if name.startswith("clip_benchmark.") and name != "clip_benchmark.models.nllb_clip":
             autoload.apply(name, importlib.import_module(name))
