@@ -127,6 +127,25 @@ def test_muge_from_the_download_to_its_recalls(evaluate, muge, tmp_path):
         assert np.mean(ranks <= k) == pytest.approx(result["metrics"][f"image_retrieval_recall@{k}"])
 
 
+def test_bad_data_is_found_before_any_model_is_loaded(evaluate, muge, faces, monkeypatch):
+    import clip_benchmark.cli as cli
+
+    monkeypatch.setattr(cli, "load_clip", lambda **kwargs: pytest.fail("the model was loaded"))
+    tsv = next(muge.glob("*imgs.tsv"))
+    tsv.write_text(tsv.read_text().replace("\t", " ", 1))
+    with pytest.raises(SystemExit, match=f"{tsv.name}.*1"):
+        evaluate("--dataset", "muge", "--dataset_root", muge)
+    with pytest.raises(SystemExit, match="no coco-cn of split test here.*one of these is needed"):
+        evaluate("--dataset", "coco-cn", "--dataset_root", faces)
+    templates = muge / "templates.json"
+    templates.write_text('{"fer2013": ["没有类名"]}', encoding="utf-8")
+    with pytest.raises(SystemExit, match="{c}"):
+        evaluate(
+            *("--dataset", "fer2013", "--dataset_root", faces, "--language", "zh"),
+            *("--custom_template_file", templates),
+        )
+
+
 def test_wds_scores_the_same_to_the_last_digit(evaluate, muge, tmp_path):
     first = evaluate("--dataset", "muge", "--dataset_root", muge, "--language", "zh")
     exported = CliRunner().invoke(

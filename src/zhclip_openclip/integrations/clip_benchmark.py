@@ -81,10 +81,15 @@ class _Output(str):
 
 @dataclass
 class _Running:
-    """The evaluation that clip_benchmark is in. added: what goes into its result file beside clip_benchmark's own."""
+    """The evaluation that clip_benchmark is in.
+
+    read: its data set, read before the model. dataset: the one that clip_benchmark has got, and whether any of it is
+    ours. added: what goes into its result file beside clip_benchmark's own.
+    """
 
     args: object
     output: _Output
+    read: object = None
     dataset: object = None
     ours: bool = False
     added: dict = field(default_factory=dict)
@@ -100,6 +105,8 @@ def _run(original):
         args.output = _Output(args.output)
         before, _running = _running, _Running(args, args.output)
         try:
+            if not args.skip_existing:
+                _read_data_first(_running)
             result = original(args)
             _finish(_running)
         finally:
@@ -110,6 +117,7 @@ def _run(original):
 
 
 def _prepare(args) -> None:
+    """Our defaults, where the command line says nothing else."""
     from zhclip_openclip.datasets.retrieval import DEFAULT_KS, dataset_name, default_split
 
     name = args.dataset.removeprefix("wds/")
@@ -129,8 +137,48 @@ def _prepare(args) -> None:
             if args.verbose:
                 print("Mixed precision is off: this CPU has no bf16 units and is faster in fp32")
             args.amp = False
-    if args.dataset_root and _is_chinese_classification(args):
+    if _is_chinese_classification(args):
         args.dump_classnames = args.dump_templates = True
+
+
+def _read_data_first(running: _Running) -> None:
+    """Find mistakes in data and prompts before the model is loaded, which clip_benchmark does first."""
+    from zhclip_openclip import prompts
+    from zhclip_openclip.datasets.retrieval import dataset_name
+
+    args = running.args
+    name = args.dataset
+    if dataset_name(name.removeprefix("wds/")) or name.startswith("elevater/"):
+        root = args.dataset_root.format(
+            dataset=name.removeprefix("wds/"), dataset_cleaned=name.removeprefix("wds/").replace("/", "-")
+        )
+        running.read = _our_dataset(
+            name, root, None, args.split, args.language, args.wds_cache_dir, args.custom_template_file
+        )
+    elif _is_chinese_classification(args):
+        prompts.prepare(name, args.language, args.custom_template_file, args.custom_classname_file)
+
+
+def _our_dataset(name, root, transform, split, language, cache_dir, template_file):
+    """One of the data sets that clip_benchmark does not have; None for any other name."""
+    from zhclip_openclip import prompts
+    from zhclip_openclip.datasets import elevater, retrieval
+
+    bare = name.removeprefix("wds/")
+    if retrieval.dataset_name(bare):
+        if bare != name:
+            from zhclip_openclip.datasets.wds_open import open_wds
+
+            known = retrieval.dataset_name(bare)
+            return open_wds(root, transform, split, _options.skip_bad_images, cache_dir, known)
+        return retrieval.build_retrieval_dataset(
+            name, root, transform, split, _options.skip_bad_images, _options.raw_captions, _options.image_folder
+        )
+    if name.startswith("elevater/"):
+        built = elevater.build(name, root, transform, split, _options.skip_bad_images, language, template_file)
+        prompts.check(built, name, split)
+        return built
+    return None
 
 
 def _is_chinese_classification(args) -> bool:
@@ -205,29 +253,27 @@ def _build_dataset(original):
 def _build(original, call):
     """The data set, and whether any of it is our doing."""
     from zhclip_openclip import prompts
-    from zhclip_openclip.datasets import chinese_captions, elevater, retrieval
+    from zhclip_openclip.datasets import chinese_captions
     from zhclip_openclip.prompts import templates
 
     given = call.arguments
-    name, language, task = given["dataset_name"], given["language"], given["task"]
-    root, transform, split = given["root"], given["transform"], given["split"]
-    bare = name.removeprefix("wds/")
+    name, language, task, split = given["dataset_name"], given["language"], given["task"], given["split"]
     template_file, classname_file = given["custom_template_file"], given["custom_classname_file"]
-    if retrieval.dataset_name(bare):
-        if bare != name:
-            from zhclip_openclip.datasets.wds_open import open_wds
-
-            opened = open_wds(
-                root, transform, split, _options.skip_bad_images, given["wds_cache_dir"], retrieval.dataset_name(bare)
-            )
-            return opened, True
-        built = retrieval.build_retrieval_dataset(
-            name, root, transform, split, _options.skip_bad_images, _options.raw_captions, _options.image_folder
+    if (
+        _running is not None
+        and _running.read is not None
+        and (name, split)
+        == (
+            _running.args.dataset,
+            _running.args.split,
         )
-        return built, True
-    if name.startswith("elevater/"):
-        built = elevater.build(name, root, transform, split, _options.skip_bad_images, language, template_file)
-        prompts.check(built, name, split)
+    ):
+        _running.read.transform = given["transform"]
+        return _running.read, True
+    built = _our_dataset(
+        name, given["root"], given["transform"], split, language, given["wds_cache_dir"], template_file
+    )
+    if built is not None:
         return built, True
     if task in ("zeroshot_classification", "linear_probe") and prompts.is_chinese(name, language):
         given.update(prompts.chinese_arguments(name, language, template_file, classname_file))
