@@ -10,6 +10,7 @@ slow:  ## the full-size tests
 lint:  ## ruff
 	ruff check . && ruff format --check .
 docs:  ## write again what the program writes of the docs
-	python benchmarks/model_facts.py && python benchmarks/make_docs.py
+	python benchmarks/model_facts.py && python benchmarks/models_page.py
+	zhclip classnames --write docs/datasets_classification.md
 ci:  ## what CI runs, in an environment of its own
 	bash .ci/run
