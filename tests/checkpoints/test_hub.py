@@ -140,3 +140,8 @@ def test_tokenizer_that_is_nowhere(hub, tmp_path, offline, monkeypatch):
     monkeypatch.setattr(tokenizer, "_cn_clip_vocabulary", lambda: None, raising=False)
     with pytest.raises(DownloadError, match="tokenizer.json.*ZHCLIP_MODELS_DIR"):
         open_clip.get_tokenizer("altclip", cache_dir=str(tmp_path / "empty"))
+
+
+def test_a_model_that_is_nowhere_names_its_weights(hub, tmp_path, offline):
+    with pytest.raises(DownloadError, match=r"put config.json, model.safetensors, pytorch_model.bin and the tokenizer"):
+        open_clip.create_model("zhclip", pretrained="thu_ml", cache_dir=str(tmp_path))

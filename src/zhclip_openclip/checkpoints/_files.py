@@ -50,11 +50,18 @@ def cached(repo: str, names: Sequence[str], cache_dir: str | None = None) -> Pat
     return None
 
 
-def fetch(repo: str, names: Sequence[str], cache_dir: str | None = None, optional: bool = False) -> Path | None:
+def fetch(
+    repo: str,
+    names: Sequence[str],
+    cache_dir: str | None = None,
+    optional: bool = False,
+    also: Sequence[str] = (),
+) -> Path | None:
     """The first of `names` that repository `repo` has, downloaded where it is not on this machine.
 
     optional: None for a repository that has none of them. A repository that cannot be asked is an error all the same,
         since nobody knows then what its file would have said.
+    also: other files that will be needed from there, to be named in an error.
 
     Raises DownloadError: neither here nor to be had, with the files to fetch and where to put them.
     """
@@ -81,7 +88,7 @@ def fetch(repo: str, names: Sequence[str], cache_dir: str | None = None, optiona
             if _known_absent(repo, name, cache_dir):
                 absent.append(name)
                 continue
-            raise _unreachable(repo, names, error, folder) from error
+            raise _unreachable(repo, names, also, error, folder) from error
         except EntryNotFoundError:
             absent.append(name)
         except GatedRepoError as error:
@@ -94,7 +101,7 @@ def fetch(repo: str, names: Sequence[str], cache_dir: str | None = None, optiona
                 f"{_place(repo)}"
             ) from error
         except Exception as error:  # HTTP errors, broken connections, a full disk, a file that came cut short
-            raise _unreachable(repo, names, error, folder) from error
+            raise _unreachable(repo, names, also, error, folder) from error
     if optional:
         return None
     raise DownloadError(f"{repo} on {endpoint()} holds none of {' or '.join(absent)}")
@@ -111,11 +118,13 @@ def _place(repo: str) -> str:
     return str(root / repo) if root else f"a folder DIR/{repo} and set {MODELS_DIR}=DIR"
 
 
-def _unreachable(repo: str, names: Sequence[str], error: Exception, folder: Path | None) -> DownloadError:
+def _unreachable(
+    repo: str, names: Sequence[str], also: Sequence[str], error: Exception, folder: Path | None
+) -> DownloadError:
     cause = error.__cause__ or error
     reason = " ".join(str(cause).split())[:160] or type(cause).__name__
     where = f"in {folder}" if folder else "on this machine"
-    wanted = ", ".join(dict.fromkeys([*names, "config.json"]))
+    wanted = ", ".join(dict.fromkeys([*names, "config.json", *also]))
     return DownloadError(
         f"{repo}: {' or '.join(names)} is not {where} and could not be fetched from {endpoint()} "
         f"({type(cause).__name__}: {reason}). "

@@ -99,7 +99,7 @@ def _published(tag: Tag, cache_dir: str | None) -> tuple[Path, Path | None, Path
 
 
 def _from_hub(repo: str, files: Sequence[str], cache_dir: str | None) -> tuple[Path, Path | None, Path | None]:
-    config = _files.fetch(repo, ["config.json"], cache_dir, optional=True)
+    config = _files.fetch(repo, ["config.json"], cache_dir, optional=True, also=files)
     preprocessor = _files.fetch(repo, ["preprocessor_config.json"], cache_dir, optional=True)
     return _files.fetch(repo, files, cache_dir), config, preprocessor
 
