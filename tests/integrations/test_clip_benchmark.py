@@ -147,7 +147,8 @@ def test_precision_rule_is_for_our_models(monkeypatch, bf16):
         args = SimpleNamespace(
             model=name, pretrained="digits", dataset="digits", language="zh", task="auto", amp=True, verbose=False,
             distributed=False, seed=0, output="x.json", skip_existing=False, dataset_root="", skip_load=False,
-            model_type="open_clip", model_cache_dir=None,
+            model_type="open_clip", model_cache_dir=None, custom_template_file=None, custom_classname_file=None,
+            wds_cache_dir=None, split="test", recall_k=[5],
         )  # fmt: skip
         with pytest.raises(InterruptedError, match=name):
             cli.run(args)
