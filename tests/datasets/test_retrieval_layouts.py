@@ -1,17 +1,14 @@
 """Every layout that people have gives the same dataset, and the numbers of Chinese-CLIP's scripts."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.support import retrieval_files as files
+from tests.support.cn_clip_runs import run_scripts, write_jsonl
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset, dataset_name, default_split
 from zhclip_openclip.datasets.wds_export import export_wds
 from zhclip_openclip.datasets.wds_open import open_wds
@@ -110,22 +107,12 @@ def reference(built, tmp_path_factory):
         images = torch.stack([dataset[i][0] for i in range(len(dataset))])
         images = torch.nn.functional.normalize(model.encode_image(images), dim=-1)
         texts = torch.nn.functional.normalize(model.encode_text(tokenizer([t.text for t in dataset.texts])), dim=-1)
-        _jsonl(folder / "img.jsonl", [{"image_id": i, "feature": f.tolist()} for i, f in enumerate(images)])
-        _jsonl(folder / "txt.jsonl", [{"text_id": t, "feature": f.tolist()} for t, f in enumerate(texts)])
+        write_jsonl(folder / "img.jsonl", [{"image_id": i, "feature": f.tolist()} for i, f in enumerate(images)])
+        write_jsonl(folder / "txt.jsonl", [{"text_id": t, "feature": f.tolist()} for t, f in enumerate(texts)])
         right = [{"text_id": t, "text": "", "image_ids": r} for t, r in enumerate(dataset.text_to_images)]
-        _jsonl(folder / "texts.jsonl", right)
-    script = Path(__file__).parents[1] / "metrics" / "cn_clip_scripts.py"
-    subprocess.run(
-        [sys.executable, str(script), *map(str, folders.values())],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+        write_jsonl(folder / "texts.jsonl", right)
+    run_scripts(folders.values())
     return folders
-
-
-def _jsonl(path, entries):
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 @pytest.mark.parametrize("name, layout", ALL)

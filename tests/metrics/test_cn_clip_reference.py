@@ -1,15 +1,12 @@
 """Recalls and top-10 lists are those of Chinese-CLIP's own scripts: PyPI's cn_clip, run as scripts on feature files."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.support.cn_clip_runs import run_scripts, write_jsonl
 from zhclip_openclip.metrics.recall import score_retrieval
 
 pytest.importorskip("cn_clip")
@@ -57,13 +54,13 @@ def reference(tmp_path_factory):
         ]
         folder = root / name
         folder.mkdir()
-        _jsonl(
+        write_jsonl(
             folder / "img.jsonl", ({"image_id": 1000 + i, "feature": f.tolist()} for i, f in enumerate(image_features))
         )
-        _jsonl(
+        write_jsonl(
             folder / "txt.jsonl", ({"text_id": 7000 + t, "feature": f.tolist()} for t, f in enumerate(text_features))
         )
-        _jsonl(
+        write_jsonl(
             folder / "texts.jsonl",
             (
                 {"text_id": 7000 + t, "text": "x", "image_ids": [1000 + i for i in right]}
@@ -71,18 +68,8 @@ def reference(tmp_path_factory):
             ),
         )
         cases[name] = (folder, torch.from_numpy(image_features), torch.from_numpy(text_features), text_to_images)
-    script = Path(__file__).with_name("cn_clip_scripts.py")
-    subprocess.run(
-        [sys.executable, str(script), *(str(case[0]) for case in cases.values())],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    run_scripts(case[0] for case in cases.values())
     return cases
-
-
-def _jsonl(path, objects):
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in objects))
 
 
 @pytest.mark.parametrize("block", [(1024, 2040), (16, 24)])

@@ -94,6 +94,9 @@ class _Running:
     ours: bool = False
     added: dict = field(default_factory=dict)
 
+    def has_read(self, name: str, split: str) -> bool:
+        return self.read is not None and (name, split) == (self.args.dataset, self.args.split)
+
 
 _running: _Running | None = None
 
@@ -144,18 +147,15 @@ def _prepare(args) -> None:
 def _read_data_first(running: _Running) -> None:
     """Find mistakes in data and prompts before the model is loaded, which clip_benchmark does first."""
     from zhclip_openclip import prompts
-    from zhclip_openclip.datasets.retrieval import dataset_name
 
     args = running.args
     name = args.dataset
-    if dataset_name(name.removeprefix("wds/")) or name.startswith("elevater/"):
-        root = args.dataset_root.format(
-            dataset=name.removeprefix("wds/"), dataset_cleaned=name.removeprefix("wds/").replace("/", "-")
-        )
-        running.read = _our_dataset(
-            name, root, None, args.split, args.language, args.wds_cache_dir, args.custom_template_file
-        )
-    elif _is_chinese_classification(args):
+    bare = name.removeprefix("wds/")
+    root = args.dataset_root.format(dataset=bare, dataset_cleaned=bare.replace("/", "-"))
+    running.read = _our_dataset(
+        name, root, None, args.split, args.language, args.wds_cache_dir, args.custom_template_file
+    )
+    if running.read is None and _is_chinese_classification(args):
         prompts.prepare(name, args.language, args.custom_template_file, args.custom_classname_file)
 
 
@@ -259,15 +259,7 @@ def _build(original, call):
     given = call.arguments
     name, language, task, split = given["dataset_name"], given["language"], given["task"], given["split"]
     template_file, classname_file = given["custom_template_file"], given["custom_classname_file"]
-    if (
-        _running is not None
-        and _running.read is not None
-        and (name, split)
-        == (
-            _running.args.dataset,
-            _running.args.split,
-        )
-    ):
+    if _running is not None and _running.has_read(name, split):
         _running.read.transform = given["transform"]
         return _running.read, True
     built = _our_dataset(
