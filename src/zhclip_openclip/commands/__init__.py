@@ -7,6 +7,7 @@ import sys
 import typer
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.commands.cache import app as cache
 from zhclip_openclip.commands.classnames import classnames
 from zhclip_openclip.commands.convert import convert
 from zhclip_openclip.commands.dataset import app as dataset
@@ -29,6 +30,7 @@ app.command()(classnames)
 app.command()(templates)
 app.command()(gallery)
 app.add_typer(dataset, name="dataset")
+app.add_typer(cache, name="cache")
 
 
 def main() -> None:
