@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import inspect
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.families import all_families, all_names, find
 from zhclip_openclip.integrations._patching import Patch, apply
@@ -20,6 +22,8 @@ _DEFAULT_PRETRAINED = ["laion400m_e32"]
 _DEFAULT_RECALL_K = [5]
 #: The six systems of the published comparison: `--pretrained_model chinese_clip`.
 COMPARISON = ("zhclip", "altclip", "cnclip", "taiyiclip", "mclip", "clip-chinese")
+#: Packages whose versions go into a result.
+_VERSIONS = ("zhclip-openclip", "open_clip_torch", "clip_benchmark", "torch", "transformers", "timm")
 #: The official Chinese retrieval sets: `--dataset chinese_retrieval`.
 RETRIEVAL = ("muge", "flickr30k-cn", "coco-cn")
 
@@ -43,6 +47,7 @@ def _our_options() -> argparse.ArgumentParser:
     group.add_argument(
         *("--image-folder", "--image_folder"), help="pictures of COCO-CN or Flickr30K-CN, if not below --dataset_root"
     )
+    group.add_argument("--compile", action="store_true", help="compile the image tower with torch.compile")
     return parser
 
 
@@ -108,10 +113,11 @@ def _run(original):
         args.output = _Output(args.output)
         before, _running = _running, _Running(args, args.output)
         try:
-            if not args.skip_existing:
-                _read_data_first(_running)
-            result = original(args)
-            _finish(_running)
+            with features.using(compile=_options.compile):
+                if not args.skip_existing:
+                    _read_data_first(_running)
+                result = original(args)
+                _finish(_running)
         finally:
             _running = before
         return result
@@ -199,6 +205,7 @@ def _finish(running: _Running) -> None:
     for key in ("template_set", "classname_source", "english_classes", "notes"):
         if getattr(dataset, key, None):
             result[key] = getattr(dataset, key)
+    result["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}
     skipped = getattr(dataset, "skipped", None)
     if skipped:
         result["skipped_images"] = {"count": len(skipped), "images": [list(entry) for entry in skipped]}
@@ -213,6 +220,17 @@ def _finish(running: _Running) -> None:
 
 def _load_clip(original):
     def load_clip(model_type, model_name, pretrained, cache_dir, device="cuda"):
+        global _last_loaded
+        asked = (model_type, model_name, pretrained, cache_dir, str(device))
+        if features.current().keep_model and _last_loaded is not None and _last_loaded[0] == asked:
+            return _last_loaded[1]
+        _last_loaded = None  # before the next one is made: there may not be room for two
+        loaded = load(*asked[:-1], device)
+        if features.current().keep_model:
+            _last_loaded = asked, loaded
+        return loaded
+
+    def load(model_type, model_name, pretrained, cache_dir, device):
         if model_type != "open_clip" or find(model_name) is None:
             return original(model_type, model_name, pretrained, cache_dir, device)
         import open_clip
@@ -224,6 +242,10 @@ def _load_clip(original):
         return model, transform, tokenizer
 
     return load_clip
+
+
+#: What `load_clip` was asked for last and has given, where `features.using(keep_model=True)` says so.
+_last_loaded: tuple | None = None
 
 
 def _default_tag(name: str) -> str:
@@ -348,9 +370,15 @@ def _zero_shot_classifier(original):
 
 
 def _run_classification(original):
-    def run_classification(*args, **kwargs):
-        logits, target = original(*args, **kwargs)
-        if _running is not None and _running.ours:
+    def run_classification(model, classifier, dataloader, device, amp=True):
+        ours = _running is not None and _running.ours
+        if not ours and getattr(model, "zhclip_model", None) is None and features.current().cache is None:
+            return original(model, classifier, dataloader, device, amp)
+        from zhclip_openclip.metrics import classification
+
+        what = _running.args.dataset if _running else ""
+        logits, target = classification.run_classification(model, classifier, dataloader, device, amp, what)
+        if ours:
             _running.added["logits"] = logits, target  # for `evaluate`, which takes them out again
         return logits, target
 
@@ -363,10 +391,17 @@ def _evaluate_classification(original):
         if _running is None or "logits" not in _running.added:
             return metrics
         from zhclip_openclip.metrics import classification
+        from zhclip_openclip.metrics.per_sample import save_per_sample
 
         logits, target = _running.added.pop("logits")
         ours = classification.evaluate(logits, target, _running.dataset.classes, _running.args.dataset)
-        return {**ours, **metrics}
+        metrics = {**ours, **metrics}
+        if _running.output.path:
+            path = Path(_running.output.path).with_suffix(".npz")
+            numbers = {name: value for name, value in metrics.items() if isinstance(value, float) and value == value}
+            save_per_sample(path, logits, target, {**_described(_running.args), "metrics": numbers})
+            _running.added["per_sample"] = path.name
+        return metrics
 
     return evaluate
 
@@ -387,12 +422,15 @@ def _evaluate_retrieval(original):
             path = Path(_running.output.path).with_suffix(".npz")
             _running.added["per_query"] = path.name
             call.arguments["per_query"] = path
-            call.arguments["meta"] = {
-                key: getattr(_running.args, key) for key in ("model", "pretrained", "dataset", "language")
-            }
+            call.arguments["meta"] = _described(_running.args)
         return ours.evaluate(**call.arguments)
 
     return evaluate
+
+
+def _described(args) -> dict:
+    """What a file of results for each query or image tells about itself."""
+    return {key: getattr(args, key) for key in ("model", "pretrained", "dataset", "language")}
 
 
 # ---------------------------------------------------------------- command line
@@ -491,7 +529,8 @@ CLASSIFICATION = [
         _CLASSIFICATION,
         "run_classification",
         _run_classification,
-        "for Chinese prompts: keeps the scores for the metrics that are added",
+        "for our models, Chinese prompts and where a feature cache is asked for: one pass over the images that can be "
+        "cached; keeps the scores for the metrics that are added",
     ),
     Patch(
         _CLASSIFICATION,

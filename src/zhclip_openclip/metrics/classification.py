@@ -32,8 +32,28 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from zhclip_openclip.features.image_pass import ImagePass
 from zhclip_openclip.prompts import checks, registry
 from zhclip_openclip.prompts._errors import PromptError
+
+
+def run_classification(
+    model, classifier: torch.Tensor, dataloader, device: str, amp: bool = True, what: str = ""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of all images against a classifier, as CLIP_benchmark's function of this name computes them.
+
+    classifier: (dimensions, classes) of unit columns. what: the data set's name, for people.
+
+    Returns (images, classes) scores in float32, and what came with the images: (images,) labels, or (images, classes).
+    """
+    scores, labels = [], []
+    for features, target in ImagePass(model, dataloader, device, amp, what):
+        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
+            scores.append((100.0 * features @ classifier).float().cpu())
+        labels.append(target.cpu())
+    if not scores:
+        raise PromptError(f"{what or 'the data set'} has no images; look at --split and --dataset_root")
+    return torch.cat(scores), torch.cat(labels)
 
 
 def evaluate(logits: torch.Tensor, target: torch.Tensor, classes: Sequence[str], dataset_name: str) -> dict:

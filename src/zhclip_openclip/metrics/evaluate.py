@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from zhclip_openclip.features.image_pass import ImagePass
 from zhclip_openclip.metrics._features import Features
 from zhclip_openclip.metrics.per_query import save_per_query
 from zhclip_openclip.metrics.recall import DIRECTIONS, score_retrieval
@@ -45,23 +46,24 @@ def evaluate(
     text_to_images: list[Sequence[int]] = []
     text_blocks: list[torch.Tensor] = []
 
-    def encode(kind: str, batch: torch.Tensor) -> torch.Tensor:
+    def encode_texts(texts: list[str]) -> torch.Tensor:
         with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
-            encoded = getattr(model, f"encode_{kind}")(batch.to(device))
+            encoded = model.encode_text(tokenizer(texts).to(device))
             return torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
 
     def images() -> Iterator[torch.Tensor]:
         seen = 0
-        for batch, batch_texts in dataloader:
+        what = dataset.name if dataset is not None else ""
+        for features, batch_texts in ImagePass(model, dataloader, device, amp, what, keep=dataset is not None):
             if dataset is None:
                 for offset, texts in enumerate(batch_texts):
                     captions.extend(texts)
                     text_to_images.extend([[seen + offset]] * len(texts))
                 flat = [text for texts in batch_texts for text in texts]
                 if flat:
-                    text_blocks.append(encode("text", tokenizer(flat)))
-            seen += len(batch)
-            yield encode("image", batch)
+                    text_blocks.append(encode_texts(flat))
+            seen += len(features)
+            yield features.float().cpu()
 
     image_features = Features(images(), "image features")
     if dataset is not None:
@@ -69,7 +71,7 @@ def evaluate(
         text_to_images = dataset.text_to_images
         size = max(1, getattr(dataloader, "batch_size", None) or 64)
         # Each text once, however many images it has.
-        text_blocks = [encode("text", tokenizer(captions[t : t + size])) for t in range(0, len(captions), size)]
+        text_blocks = [encode_texts(captions[start : start + size]) for start in range(0, len(captions), size)]
         if len(image_features) != len(dataset):
             raise ValueError(
                 f"the loader gave {len(image_features)} of the dataset's {len(dataset)} images; "

@@ -1,0 +1,133 @@
+"""What a classification answered for each image, beside the metrics: one compressed NPZ, the peer of `per_query.py`.
+
+Keys where an image has one label (N images, C classes):
+
+    target          (N,) int32              the label
+    predicted       (N,) int32              the class that scores highest, by argmax: what per-class metrics count
+    top             (N, min(5, C)) int32    the classes that score highest, best first: what acc1 and acc5 count
+
+`top` is in the order of `torch.topk` with the k that CLIP_benchmark's accuracy asks for (5, or 1 with fewer than 5
+classes, the others behind it). Among equal scores its first need not be argmax, so that both are kept. Where an image
+has several labels:
+
+    target          (N, C) uint8            1 for each label of the image
+    scores          (N, C) float32
+
+and for all:
+
+    meta            () str                  JSON: format version, task, number of classes, metrics, what the caller adds
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zhclip_openclip.metrics.classification import average_precision_per_class, map_11_points, per_class_recall
+
+FORMAT_VERSION = 1
+TASK = "zeroshot_classification"
+
+
+def save_per_sample(
+    path: str | os.PathLike[str], logits: torch.Tensor, target: torch.Tensor, meta: dict[str, Any] | None = None
+) -> Path:
+    """Writes the file under a temporary name and renames it, so that a file of this name is always whole.
+
+    The same content gives the same bytes.
+
+    Args:
+        path: where to; `.npz` is added if it isn't there.
+        logits: (images, classes) scores.
+        target: (images,) labels, or (images, classes) of zeros and ones.
+        meta: anything JSON can hold: model, dataset, split, fingerprint, package versions. Its `metrics` stand in for
+            those that are computed here.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        path = path.with_name(path.name + ".npz")
+    logits, target = torch.as_tensor(logits).float().cpu(), torch.as_tensor(target).cpu()
+    if logits.ndim != 2 or target.shape not in (logits.shape[:1], logits.shape):
+        raise ValueError(f"scores of shape {tuple(logits.shape)} and labels of shape {tuple(target.shape)}")
+    if target.ndim == 2:
+        arrays = {"target": target.numpy().astype(np.uint8), "scores": logits.numpy()}
+    else:
+        arrays = {
+            "target": target.numpy().astype(np.int32),
+            "predicted": logits.argmax(dim=1).numpy().astype(np.int32),
+            "top": _top(logits).numpy().astype(np.int32),
+        }
+    described = {
+        "format": FORMAT_VERSION,
+        "task": TASK,
+        "classes": logits.shape[1],
+        "metrics": metrics(arrays, logits.shape[1]),
+        **(meta or {}),
+    }
+    arrays["meta"] = np.array(json.dumps(described, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def load_per_sample(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """All arrays by key, `meta` as a dict. Nothing in the file is executed (no pickles)."""
+    with np.load(path, allow_pickle=False) as file:
+        result: dict[str, Any] = {key: file[key] for key in file.files}
+    result["meta"] = json.loads(str(result["meta"]))
+    return result
+
+
+def metrics(arrays: dict[str, np.ndarray], classes: int) -> dict[str, float]:
+    """The metrics that the arrays of a file give, under CLIP_benchmark's names; see `classification.py`.
+
+    acc5 is left out with fewer than 5 classes. Without images there are none.
+    """
+    target = arrays["target"]
+    if not len(target):
+        return {}
+    if target.ndim == 2:
+        scores, right = torch.from_numpy(arrays["scores"]), torch.from_numpy(target)
+        return {
+            "mean_average_precision": average_precision_per_class(scores, right).mean().item(),
+            "map_11_points": map_11_points(scores, right),
+        }
+    hits = arrays["top"] == target[:, None]
+    result = {"acc1": int(hits[:, 0].sum()) / len(target)}
+    if classes >= 5:
+        result["acc5"] = int(hits.sum()) / len(target)
+    recalls = per_class_recall(torch.from_numpy(arrays["predicted"]).long(), torch.from_numpy(target).long(), classes)
+    result["mean_per_class_recall"] = float(np.mean(recalls[~np.isnan(recalls)]))
+    return result
+
+
+def _top(logits: torch.Tensor) -> torch.Tensor:
+    """(images, min(5, classes)) classes, best first, the first of them as CLIP_benchmark's acc1 takes it."""
+    classes = logits.shape[1]
+    order = logits.topk(min(5, classes), dim=1).indices
+    if classes >= 5 or not len(logits):
+        return order
+    # torch.topk's order among equal scores depends on k, and with fewer than 5 classes k is 1.
+    first = logits.topk(1, dim=1).indices
+    others = order[order != first].view(len(order), classes - 1)
+    return torch.cat([first, others], dim=1)
