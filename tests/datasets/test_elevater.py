@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -182,3 +183,67 @@ def test_windows_files(tmp_path):
     root = unpack(tmp_path)
     (root / "label_cn.txt").write_bytes("飞机\r\n汽车\r\n鸟\r\n".encode("utf-8-sig"))
     assert elevater.build("x", root).classes == ["飞机", "汽车", "鸟"]
+
+
+def named(tmp_path, content):
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("key", ["elevater/cifar-10", "cifar-10", "cifar10"])
+def test_names_of_the_users_own(root, tmp_path, key):
+    path = named(tmp_path, {key: ["客机", "轿车", "小鸟"]})
+    dataset = elevater.build("cifar-10", root, classname_file=path)
+    assert (dataset.classes, dataset.classname_source) == (["客机", "轿车", "小鸟"], path)
+    assert dataset.english_classes == ["airplane", "car", "bird"]
+    prompts.check(dataset, "elevater/cifar-10")
+    traditional = elevater.build("cifar-10", root, classname_file=path, language="zh_Hant")
+    assert traditional.classes == dataset.classes  # a file is taken as it is written
+
+
+def test_names_of_the_users_own_by_name(root, tmp_path):
+    """By the English names; by the published ones where there are no English names."""
+    path = named(tmp_path, {"cifar10": {"Bird": "小鸟", "car": "轿车", "airplane": "客机"}})
+    assert elevater.build("cifar-10", root, classname_file=path).classes == ["客机", "轿车", "小鸟"]
+    (root / "label.txt").unlink()
+    path = named(tmp_path, {"cifar10": {"鸟": "小鸟", "汽车": "轿车", "飞机": "客机"}})
+    dataset = elevater.build("cifar-10", root, classname_file=path)
+    assert dataset.classes == ["客机", "轿车", "小鸟"] and dataset.english_classes is None
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ({"cifar10": ["甲", "乙"]}, "has 2 class names, and elevater/cifar-10 has 3 classes"),
+        ({"cifar10": ["甲", "乙", "甲"]}, "classes 0 and 2 are both named '甲' .'airplane' and 'bird'"),
+        ({"cifar10": {"airplane": "甲", "car": "乙"}}, "no name for the class 'bird' of elevater/cifar-10"),
+        ({"mnist": ["甲"]}, "no names for elevater/cifar-10; it has mnist, and it may have them under elevater/"),
+    ],
+)
+def test_bad_names_of_the_users_own(root, tmp_path, content, error):
+    with pytest.raises(ZhclipError, match=error) as caught:
+        elevater.build("cifar-10", root, classname_file=named(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_prompts_for_each_class(root, tmp_path):
+    path = named(tmp_path, {"cifar10": {"飞机": ["天上的飞机"], "car": ["路上的车"], "鸟": ["树上的鸟"]}})
+    dataset = elevater.build("cifar-10", root, template_file=path)
+    assert dataset.templates == {"飞机": ["天上的飞机"], "汽车": ["路上的车"], "鸟": ["树上的鸟"]}
+
+
+def test_without_cn_clip(root, monkeypatch):
+    """Said before an image is read, with both ways out."""
+    monkeypatch.setitem(sys.modules, "cn_clip.eval.cvinw_zeroshot_templates", None)
+    monkeypatch.setattr(elevater, "_samples", lambda *args: pytest.fail("the images were listed"))
+    with pytest.raises(
+        ZhclipError,
+        match="elevater/cifar-10 takes the prompts that it is published with: .*pip install cn_clip.*"
+        "--custom_template_file zh",
+    ) as caught:
+        elevater.build("cifar-10", root)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "cn_clip.eval.cvinw_zeroshot_templates", None)
+    assert elevater.build("cifar-10", root, template_file="zh").template_set == "zh"

@@ -51,7 +51,7 @@ def test_table_has_every_data_set_and_spelling():
     assert len(table.splitlines()) == 2 + len(registry.all_datasets())
     for dataset in registry.all_datasets().values():
         assert all(f"`{spelling}`" in table for spelling in dataset.spellings)
-    assert "| ImageNet-A | `imagenet-a`<br>`tfds/imagenet_a` | 200 | 32 |" in table
+    assert "| ImageNet-A | `imagenet-a`<br>`tfds/imagenet_a` | 200<br>`tfds/imagenet_a`: 1000 | 32 |" in table
 
 
 def test_sets_are_listed():
@@ -65,6 +65,18 @@ def test_templates_of_a_data_set():
     assert "宠物" in run(templates, "pets")
 
 
+def test_templates_without_a_set_are_those_of_an_evaluation(monkeypatch):
+    from zhclip_openclip.prompts import templates as sets
+
+    chosen = []
+    load = sets.load
+    monkeypatch.setattr(sets, "load", lambda name, *rest: chosen.append(name) or load("name", *rest))
+    run(templates, "food101")
+    run(templates, "elevater/food-101")
+    run(templates, "elevater/food-101", "--set", "zh")
+    assert chosen == ["zh", "cn_clip", "zh"]
+
+
 def test_data_sets_are_listed():
     output = run(classnames)
     assert all(f"\n{name} " in output for name in registry.all_datasets())
@@ -75,7 +87,31 @@ def test_names_of_a_data_set():
     assert "2\tbird\t鸟\n" in run(classnames, "vtab/cifar10")
 
 
-@pytest.mark.parametrize("spelling", ["cifar10", "vtab/pets", "imagenet1k"])
+def test_names_of_a_part_of_imagenet():
+    """ImageNet's line 6 is the first of ImageNet-A, as label 0."""
+    whole = run(classnames, "imagenet1k").splitlines()
+    part = run(classnames, "imagenet-a").splitlines()
+    assert len(whole) == len(run(classnames, "tfds/imagenet_a").splitlines()) == 1000 and len(part) == 200
+    assert part[0].split("\t")[1:] == whole[6].split("\t")[1:] and part[0].startswith("0\t")
+    assert len(json.loads(run(classnames, "imagenet-r", "--json"))["imagenet-r"]) == 200
+    assert len(run(classnames, "objectnet").splitlines()) == 113
+
+
+def test_names_in_the_order_of_tfds():
+    """TFDS has cheesecake before the cheese plate, torchvision behind it."""
+    assert [line.split("\t")[1] for line in run(classnames, "food101").splitlines()[16:18]] == [
+        *("cheese plate", "cheesecake")
+    ]
+    for spelling in ("vtab/food101", "wds/tfds/food101"):
+        assert run(classnames, spelling).splitlines()[16].split("\t")[1] == "cheesecake"
+
+
+def test_names_of_elevaters_data_are_in_the_data():
+    with pytest.raises(ZhclipError, match="elevater/cifar-10 has the .* own label_cn.txt; .*zhclip classnames cifar10"):
+        run(classnames, "elevater/cifar-10")
+
+
+@pytest.mark.parametrize("spelling", ["cifar10", "vtab/pets", "imagenet1k", "imagenet-a", "imagenet-r", "vtab/food101"])
 def test_what_is_printed_as_json_can_be_given_back(spelling, tmp_path):
     """Both files that the commands print are files that an evaluation reads."""
     (tmp_path / "names.json").write_text(run(classnames, spelling, "--json"), encoding="utf-8")
@@ -87,7 +123,7 @@ def test_what_is_printed_as_json_can_be_given_back(spelling, tmp_path):
     plain, given = Data(), Data()
     from zhclip_openclip.prompts import classnames as names
 
-    plain.classes = given.classes = [english for english, _ in names.pairs(registry.find(spelling).classnames)]
+    plain.classes = given.classes = [english for english, _ in names.classes(registry.find(spelling), spelling)]
     prompts.localise(plain, spelling, "zh")
     prompts.localise(given, spelling, "zh", str(tmp_path / "templates.json"), str(tmp_path / "names.json"))
     assert (given.classes, given.templates) == (plain.classes, plain.templates)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,7 @@ def english(spelling):
     if spelling == "tfds/dmlab":
         return numbers(6)
     if spelling.startswith("tfds/imagenet"):
-        ids = wordnet_ids()
-        return [ids[i] for i in variant(spelling[-1])] if spelling[-2:] in ("_a", "_r") else ids
+        return wordnet_ids()  # for imagenet_a and imagenet_r too, which have images of 200 of them
     if spelling in ("imagenet-a", "imagenet-r", "imagenet-o"):
         return [IMAGENET[index] for index in variant(spelling[-1])]
     return [name for name, _ in classnames.pairs(registry.find(spelling).classnames)]
@@ -165,6 +165,78 @@ def test_names_belong_to_their_classes(spelling, pairs):
     prompts.localise(dataset, spelling, "zh")
     found = dict(zip(dataset.english_classes, dataset.classes, strict=True))
     assert {name: found[name] for name in pairs} == pairs
+
+
+@pytest.mark.parametrize("prefix", ["", "wds/"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_what_is_printed_is_what_an_evaluation_uses(spelling, prefix):
+    """`zhclip classnames` numbers the classes as the labels of the data set do."""
+    dataset = StandIn(english(spelling))
+    prompts.localise(dataset, prefix + spelling, "zh")
+    printed = classnames.classes(registry.find(prefix + spelling), prefix + spelling)
+    assert [chinese for _, chinese in printed] == dataset.classes
+
+
+@pytest.mark.parametrize("letter", "aro")
+def test_clip_benchmark_builds_the_variants_with_these_classes(tmp_path, letter):
+    """The real builder, with a folder for each of the classes."""
+    from PIL import Image
+
+    ids = wordnet_ids()
+    for line in variant(letter):
+        (tmp_path / ids[line]).mkdir()
+        Image.new("RGB", (1, 1)).save(tmp_path / ids[line] / "1.png")
+    name = f"imagenet-{letter}"
+    dataset = build(name, tmp_path)
+    assert [ids.index(folder) for folder in dataset.class_to_idx] == classnames.part_of_imagenet(registry.find(name))
+    prompts.localise(dataset, name, "zh")
+    prompts.check(dataset, name)
+    assert [chinese for _, chinese in classnames.classes(registry.find(name))] == dataset.classes
+
+
+@pytest.mark.parametrize("letter", "ar")
+def test_timm_has_the_same_variants(letter):
+    info = Path(importlib.util.find_spec("timm").origin).parent / "data" / "_info" / f"imagenet_{letter}_indices.txt"
+    if not info.is_file():
+        pytest.skip("timm keeps its lists somewhere else")
+    wanted = [int(line) for line in info.read_text().split()]
+    assert classnames.part_of_imagenet(registry.find(f"imagenet-{letter}")) == wanted
+
+
+@pytest.mark.parametrize("name", ["imagenet1k", "imagenet-w", "imagenet1k-unverified", "imagenet_sketch", "imagenetv2"])
+def test_clip_benchmark_builds_the_whole_of_imagenet_with_these_classes(tmp_path, monkeypatch, name):
+    """The real builder and torchvision's ImageNet, of which two folders stand here for all."""
+    import types
+
+    import torch
+    from clip_benchmark.datasets import imagenetv2
+    from PIL import Image
+    from torchvision.transforms import CenterCrop, Compose, Normalize
+
+    ids = wordnet_ids()
+    root = tmp_path / {"imagenet_sketch": "", "imagenetv2": "ImageNetV2-matched-frequency"}.get(name, "val")
+    for folder in ("0", "999") if name == "imagenetv2" else (ids[0], ids[-1]):
+        (root / folder).mkdir(parents=True)
+        Image.new("RGB", (1, 1)).save(root / folder / "1.jpeg")
+    torch.save(({wnid: (wnid,) for wnid in ids}, []), tmp_path / "meta.bin")
+    monkeypatch.setattr(imagenetv2, "V2_DATASET_SIZE", 2)  # otherwise it loads 10,000
+    watermark = types.ModuleType("imagenet_w")
+    watermark.AddWatermark = lambda size: lambda image: image
+    monkeypatch.setitem(sys.modules, "imagenet_w", watermark)
+    dataset = build(name, tmp_path, transform=Compose([CenterCrop(1), Normalize(0, 1)]))
+    if hasattr(dataset, "wnids"):
+        assert dataset.wnids == sorted(dataset.wnids) and set(dataset.wnids) <= set(ids)
+    assert ids == sorted(ids)  # the order of folders, which the labels are in
+    prompts.localise(dataset, name, "zh")
+    assert dataset.english_classes == IMAGENET
+    assert [chinese for _, chinese in classnames.classes(registry.find(name))] == dataset.classes
+
+
+def build(name, root, **more):
+    builder = importlib.import_module("clip_benchmark.datasets.builder")
+    original = getattr(builder.build_dataset, "__zhclip_original__", builder.build_dataset)
+    arguments = prompts.chinese_arguments(name, "zh")
+    return original(name, root=str(root), task="zeroshot_classification", **arguments, **more)
 
 
 def test_order_is_the_data_sets():
@@ -328,11 +400,25 @@ def test_names_of_the_users_own_by_english_name(tmp_path):
         prompts.localise(StandIn(["Robin"]), "vtab/cub", "zh", None, path)
 
 
-def test_clip_benchmarks_own_chinese_list_for_a_variant():
-    dataset = StandIn([IMAGENET[index] for index in variant("a")])
-    prompts.localise(dataset, "imagenet-a", "zh", "openai80", "cn_classnames.json")
+@pytest.mark.parametrize("letter", "aro")
+def test_clip_benchmarks_own_chinese_list_for_a_variant(letter):
+    dataset = StandIn([IMAGENET[index] for index in variant(letter)])
+    prompts.localise(dataset, f"imagenet-{letter}", "zh", "openai80", "cn_classnames.json")
     bundled = json.loads((CLIP_BENCHMARK / "cn_classnames.json").read_text(encoding="utf-8"))["imagenet1k"]
-    assert dataset.classes == [bundled[index] for index in variant("a")]
+    assert dataset.classes == [bundled[index] for index in variant(letter)]
+
+
+def test_a_list_for_imagenet_is_one_for_all_that_have_its_labels(tmp_path):
+    """TFDS counts all of ImageNet's classes in its ImageNet-A."""
+    names = [f"类{number}" for number in range(1000)]
+    path = write(tmp_path / "names.json", {"imagenet1k": names})
+    for name in ("tfds/imagenet_a", "tfds/imagenet2012", "imagenetv2"):
+        dataset = StandIn(english(name))
+        prompts.localise(dataset, name, "zh", None, path)
+        assert dataset.classes == names
+    path = write(tmp_path / "names.json", {"imagenet1k": names[:200]})
+    with pytest.raises(ZhclipError, match="imagenet1k has 200 names for 1000 classes"):
+        prompts.localise(StandIn(english("imagenet-a")), "imagenet-a", "zh", None, path)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,11 @@ from zhclip_openclip.commands.classnames import classnames
 from zhclip_openclip.commands.convert import convert
 from zhclip_openclip.commands.dataset import app as dataset
 from zhclip_openclip.commands.doctor import doctor
+from zhclip_openclip.commands.eval import PASSED_ON, evaluate
 from zhclip_openclip.commands.gallery import gallery
 from zhclip_openclip.commands.models import models
+from zhclip_openclip.commands.report import report
+from zhclip_openclip.commands.reproduce import reproduce
 from zhclip_openclip.commands.templates import templates
 
 app = typer.Typer(
@@ -29,6 +32,9 @@ app.command()(convert)
 app.command()(classnames)
 app.command()(templates)
 app.command()(gallery)
+app.command()(reproduce)
+app.command()(report)
+app.command("eval", **PASSED_ON)(evaluate)
 app.add_typer(dataset, name="dataset")
 app.add_typer(cache, name="cache")
 

@@ -43,7 +43,12 @@ def classnames(
     found = registry.find(dataset)
     if found is None:
         raise PromptError(f"{dataset} has no Chinese class names; the data sets that have them: zhclip classnames")
-    english, chinese = zip(*names.pairs(found.classnames), strict=True)
+    if dataset.startswith(registry.ELEVATER):
+        raise PromptError(
+            f"{dataset} has the class names of its own label_cn.txt; ours for the same classes: "
+            f"zhclip classnames {found.name}"
+        )
+    english, chinese = zip(*names.classes(found, dataset), strict=True)
     chinese = languages.write(chinese, languages.normalise(language))
     if as_json and len(set(english)) < len(english):  # ImageNet's two `missile`: by position, then
         typer.echo(json.dumps({dataset: chinese}, ensure_ascii=False, indent=2))

@@ -11,7 +11,10 @@ import typer
 app = typer.Typer(help="Export, check and look at the Chinese retrieval sets.", no_args_is_help=True)
 
 Name = Annotated[
-    str, typer.Option("--name", help="muge, flickr30k-cn, coco-cn or wds; by default what SOURCE is called.")
+    str,
+    typer.Option(
+        "--name", help="muge, flickr30k-cn, coco-cn, digits-retrieval or wds; by default what SOURCE is called."
+    ),
 ]
 Source = Annotated[Path, typer.Argument(help="The folder with the files of the data set, in any known layout.")]
 Split = Annotated[str | None, typer.Option(help="By default the one that published numbers are on.")]

@@ -13,8 +13,13 @@ def templates(
         str | None, typer.Argument(help="Print the templates of this data set, in any of clip_benchmark's spellings.")
     ] = None,
     template_set: Annotated[
-        str, typer.Option("--set", help="zh, openai80, cn_clip, name, or a file as --custom_template_file takes it.")
-    ] = "zh",
+        str | None,
+        typer.Option(
+            "--set",
+            help="zh, openai80, cn_clip, name, or a file as --custom_template_file takes it; without it, what an "
+            "evaluation takes.",
+        ),
+    ] = None,
     language: Annotated[str, typer.Option(help="zh, or zh_Hant for traditional characters.")] = "zh",
     as_json: Annotated[bool, typer.Option("--json", help="In the form that --custom_template_file reads.")] = False,
 ) -> None:
@@ -34,6 +39,7 @@ def templates(
         typer.echo("\nPrint one: zhclip templates DATASET --set SET. Use one: --custom_template_file SET")
         return
     found = registry.find(dataset)
+    template_set = template_set or sets.default(dataset)
     if found is None and template_set in sets.SETS:
         raise PromptError(f"{dataset} has no Chinese prompts; the data sets that have them: zhclip classnames")
     chosen = sets.load(template_set, found, dataset, normalise(language)).templates

@@ -22,8 +22,10 @@ from pathlib import Path
 from zhclip_openclip._errors import shorten
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped, decode_image
-from zhclip_openclip.prompts import _files, registry, templates
+from zhclip_openclip.prompts import _files, for_classes, own_names, registry, templates
+from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts.languages import SIMPLIFIED, TRADITIONAL, normalise, write
+from zhclip_openclip.prompts.templates import Templates
 
 #: What torchvision's ImageFolder, and so Chinese-CLIP, takes for images.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -63,6 +65,7 @@ def build(
     skip_bad_images: bool = False,
     language: str = "zh",
     template_file: str | None = None,
+    classname_file: str | None = None,
 ) -> Elevater:
     """The data set `elevater/<name>`.
 
@@ -74,9 +77,11 @@ def build(
         Without it, the first one that cannot be read is an error when its turn comes.
     language: zh takes `label_cn.txt` and Chinese-CLIP's own templates; en takes `label.txt` and clip_benchmark's.
     template_file: another set of templates, or a file; see `prompts.templates`.
+    classname_file: other names: {data set: [name, ...]} in the order of `label_cn.txt`, or {data set: {English: name}}
+        with the names of `label.txt`.
 
     Raises DatasetError: files or folders that are missing or do not fit each other; an unreadable image.
-        PromptError: a template set that is not there.
+        PromptError: a template set that is not there; class names that are broken or do not fit.
     """
     name = name.removeprefix(registry.ELEVATER)
     dataset = registry.find(registry.ELEVATER + name) or registry.find(name)
@@ -85,23 +90,37 @@ def build(
     english = normal == "en"
     if not english and normal not in (SIMPLIFIED, TRADITIONAL):
         raise DatasetError(f"elevater/{name} has labels in zh and en, not in {language}; use --language zh")
+    chosen = _templates(name, dataset, template_file, None if english else normal)
     names, source = _names(folder, LABELS["en" if english else "zh"])
-    names = write(names, normal)
+    in_english = _names(folder, LABELS["en"])[0] if (folder / LABELS["en"]).is_file() else None
+    original = in_english if in_english and len(in_english) == len(names) else names
+    if classname_file:
+        names, source = own_names(classname_file, registry.ELEVATER + name, original)
+    else:
+        names = write(names, normal)
     result = Elevater(name, _samples(folder / split, len(names)), transform)
     if split == "test":
         result.order = _order(folder / "index.json", len(result.samples))
     if skip_bad_images:
         _leave_out_unreadable(result)
-    result.classes, result.classname_source = names, str(source)
-    result.english_classes = _names(folder, LABELS["en"])[0] if (folder / LABELS["en"]).is_file() else None
-    if english and template_file is None:
-        bundled = _files.clip_benchmarks("en_zeroshot_classification_templates.json")
-        result.templates = bundled[dataset.name if dataset and dataset.name in bundled else "imagenet1k"]
-        result.template_set = "clip_benchmark en"
-    else:
-        chosen = templates.load(template_file or "cn_clip", dataset, name, SIMPLIFIED if english else normal)
-        result.templates, result.template_set = chosen.templates, chosen.source
+    result.classes, result.classname_source, result.english_classes = names, str(source), in_english
+    result.templates, result.template_set = for_classes(chosen, names, original, name), chosen.source
     return result
+
+
+def _templates(name: str, dataset, template_file: str | None, chinese: str | None) -> Templates:
+    """chinese: how it is written; None for English."""
+    if chinese is None and template_file is None:
+        bundled = _files.clip_benchmarks("en_zeroshot_classification_templates.json")
+        key = dataset.name if dataset and dataset.name in bundled else "imagenet1k"
+        return Templates(bundled[key], "clip_benchmark en")
+    full = registry.ELEVATER + name
+    try:
+        return templates.load(template_file or templates.default(full), dataset, full, chinese or SIMPLIFIED)
+    except PromptError as error:
+        if template_file is None:
+            raise PromptError(f"{full} takes the prompts that it is published with: {error}") from None
+        raise
 
 
 def _find(name: str, dataset, root: Path) -> Path:

@@ -1,4 +1,5 @@
-"""The official Chinese retrieval sets by name: MUGE, Flickr30K-CN, COCO-CN, from the files as people have them."""
+"""The official Chinese retrieval sets by name: MUGE, Flickr30K-CN, COCO-CN, from the files as people have them; and
+`digits-retrieval`, which needs none."""
 
 from __future__ import annotations
 
@@ -9,14 +10,15 @@ from types import ModuleType
 from typing import Any
 
 from zhclip_openclip._errors import shorten
-from zhclip_openclip.datasets import coco_cn, flickr30k_cn, muge
+from zhclip_openclip.datasets import coco_cn, digits_retrieval, flickr30k_cn, muge
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._layout import Loaded, ReadOptions, candidate_folders, plain_name
 from zhclip_openclip.datasets._relations import resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
 
-#: name -> module with NAME, FOLDERS, DEFAULT_SPLIT, DIRECTIONS, LAYOUTS and, if it has a layout of its own, load.
-DATASETS: dict[str, ModuleType] = {module.NAME: module for module in (muge, flickr30k_cn, coco_cn)}
+#: name -> module with NAME, FOLDERS, DEFAULT_SPLIT, DIRECTIONS, LAYOUTS and, if it has a layout of its own, load. One
+#: whose data is embedded says so, and its load takes no folder.
+DATASETS: dict[str, ModuleType] = {module.NAME: module for module in (muge, flickr30k_cn, coco_cn, digits_retrieval)}
 DEFAULT_KS = (1, 5, 10)
 
 
@@ -42,8 +44,8 @@ def build_retrieval_dataset(
     """A retrieval set from the files in a folder, whichever of the known layouts they are in.
 
     Args:
-        name: muge, flickr30k-cn or coco-cn (or with underscores).
-        root: the folder, or the one above it.
+        name: muge, flickr30k-cn, coco-cn or digits-retrieval (or with underscores).
+        root: the folder, or the one above it; of no matter to digits-retrieval.
         transform: applied to each RGB picture.
         split: by default the one that published numbers are on: valid of muge, test of the others.
         skip_bad_images: leave out pictures that are missing, do not decode or are badly encoded, and what hangs on
@@ -78,6 +80,8 @@ def _module(name: str) -> ModuleType:
 
 
 def _load(module: ModuleType, root: Path, split: str, options: ReadOptions) -> Loaded:
+    if getattr(module, "EMBEDDED", False):
+        return module.load(split, options)
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; give the one that holds {module.FOLDERS[0]} as --dataset_root")
     layouts = [*module.LAYOUTS, *([module] if hasattr(module, "load") else [])]

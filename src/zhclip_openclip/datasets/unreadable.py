@@ -1,20 +1,26 @@
-"""Images that cannot be read, in data sets that other people's code reads: named, or with leave left out."""
+"""Images that cannot be read, in data sets that other people's code reads: named, or with leave left out.
+
+Here for data sets that give samples by number; `streams.py` does the same for streams.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
 
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped
+from zhclip_openclip.prompts import checks
 
 #: What Pillow raises on broken files of one format or another; `Image.UnidentifiedImageError` is an OSError.
 _BROKEN = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
 
 
 class Guarded:
-    """A map-style data set of which every unreadable image is an error of one line with its name, or left out.
+    """A map-style data set of which every unreadable image is an error of one line with its name, or left out, and
+    every label without a class an error.
 
     Meant for the end of the patch of `build_dataset`, after `prompts.localise` and `prompts.check`. Has all attributes
     of the data set it stands for.
@@ -23,7 +29,8 @@ class Guarded:
         them.
     workers: processes that do so.
 
-    Raises DatasetError: an unreadable image when its turn comes; with `skip`, none that can be read.
+    Raises DatasetError: an unreadable image when its turn comes; with `skip`, none that can be read. PromptError: a
+    label outside the list of classes when its turn comes; `prompts.check` has found it where labels are known before.
     """
 
     def __init__(self, dataset, name: str, skip: bool = False, workers: int = 0):
@@ -46,12 +53,16 @@ class Guarded:
     def __getitem__(self, index: int):
         index = index if self._kept is None else self._kept[index]
         try:
-            return self._dataset[index]
+            sample = self._dataset[index]
         except _BROKEN as error:
             raise DatasetError(
-                f"{self._where(index)}: image {self._key(index)} does not decode ({_reason(error)}); fetch the file "
+                f"{self._where(index)}: image {self._key(index)} does not decode ({reason(error)}); fetch the file "
                 "again, or use --skip-bad-images"
             ) from None
+        classes = getattr(self, "classes", None)
+        if classes and isinstance(sample, (tuple, list)) and len(sample) == 2:
+            checks.label(sample[1], classes, f"{self._name}: sample {index} ({self._key(index)})")
+        return sample
 
     def __getattr__(self, name: str):
         if name.startswith("__") or name == "_dataset":  # while it is being unpickled there is no data set yet
@@ -77,8 +88,13 @@ def _path(dataset, index: int) -> str | None:
     return None
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def reason(error: BaseException) -> str:
+    """What a decoder has against an image, in one line that is the same each time."""
+    from PIL import Image
+
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture"
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())) or type(error).__name__
 
 
 class _Probe:
@@ -94,7 +110,7 @@ class _Probe:
         try:
             self._dataset[index]
         except _BROKEN as error:
-            return _reason(error)
+            return reason(error)
         return ""
 
 

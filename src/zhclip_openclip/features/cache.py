@@ -180,7 +180,9 @@ def _write(path: Path, place: str, what: str, stored: Stored) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-    except FileNotFoundError:
+    except (FileNotFoundError, safetensors.SafetensorError) as error:
+        if isinstance(error, safetensors.SafetensorError) and "No such file" not in str(error):
+            raise ZhclipError(f"{path}: image features cannot be kept there ({error})") from None
         return  # another program has completed this name and taken the folder of its blocks away
     except OSError as error:
         raise ZhclipError(

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from zhclip_openclip.features import ranks
+
 _PRIMITIVE = (bool, int, float, str, type(None))
 #: Sizes of the images that a preprocessing is tried on: wide, high, smaller and larger than any crop.
 _PROBES = ((500, 375, "RGB"), (333, 512, "RGB"), (97, 61, "RGB"), (1030, 1030, "RGB"), (120, 80, "L"), (64, 90, "RGBA"))
@@ -99,6 +101,8 @@ def preprocessing(dataset) -> str | None:
     Tried out and not read off the transform's text, which for a function of somebody's own says nothing: on images of
     our own where the transform is within reach, and on the first of the data set.
     """
+    if isinstance(dataset, torch.utils.data.IterableDataset) and not hasattr(dataset, "pipeline"):
+        return None  # TensorFlow must not run in a process that is forked afterwards
     transform = _transform(dataset)
     state = torch.random.get_rng_state()
     try:
@@ -177,18 +181,19 @@ def data(loader: torch.utils.data.DataLoader, workers: int = 0) -> str | None:
         if files is None:
             return None
         # How many workers read the shards decides the order of a stream.
-        return digest([loader.num_workers, _pipeline(dataset), [_file(path) for path in files]])
+        mine = [_file(files[index]) for index in ranks.part(len(files))]
+        contents = [content for part in ranks.everyones(mine) for content in part]
+        return digest([loader.num_workers, _pipeline(dataset), contents])
     if batches:  # our shards, batch by batch
         dataset = dataset.dataset
     contents = _Contents(dataset)
     if not contents.known():
         return None
-    collected = hashlib.sha256()
-    reader = torch.utils.data.DataLoader(contents, batch_size=64, num_workers=workers, collate_fn=list)
-    for batch in reader:
-        for entry in batch:
-            collected.update(entry)
-    return collected.hexdigest()
+    # Of several processes each reads a part, as it has it, and all get the name of the whole.
+    mine = torch.utils.data.Subset(contents, ranks.part(len(contents)))
+    reader = torch.utils.data.DataLoader(mine, batch_size=64, num_workers=workers, collate_fn=list)
+    entries = b"".join(entry for batch in reader for entry in batch)
+    return hashlib.sha256(b"".join(ranks.everyones(entries))).hexdigest()
 
 
 class _Contents(torch.utils.data.Dataset):

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from zhclip_openclip.features import fingerprint, ranks
 from zhclip_openclip.features.cache import FeatureCache, Stored, describe
-from zhclip_openclip.features.settings import Settings, current
+from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.features.settings import current
+from zhclip_openclip.features.stream import StreamLayout
 
 #: Images that go through the tower at once, by the kind of device; a batch is cut into so many. On a CPU more of them
 #: do not fit into its caches: see benchmarks/image_tower.py.
@@ -32,8 +33,9 @@ class ImagePass:
     and is no tensor: such a pass is not cached.
 
     Iterating gives (features (n, d) on the CPU or on `device`, what came with the images) for each batch that belongs
-    to this process: all of them, unless `ranks` splits them. Labels are None for batches of a data set with exact
-    relations (see `metrics/evaluate.py`) that came from the cache.
+    to this process: all of them, unless `ranks` splits them. `starts` has the place of each batch's first image in the
+    whole. Labels are None for batches of a data set with exact relations (see `metrics/evaluate.py`) that came from the
+    cache. All processes make such a pass, and come to its end, together.
     """
 
     def __init__(
@@ -49,55 +51,70 @@ class ImagePass:
         self._what, self._kept = what, keep
         self._settings = current()
         self._encode = encoder(model, device, amp, self._settings.compile)
+        self._layout = layout_of(loader)
+        self.total = self._layout.images(range(self._layout.batches)) if self._layout else None  #: images, if known
+        self.starts: list[int] = []
         self.reused = 0  #: images that came from the cache
         self.saved = 0.0  #: seconds that making those took
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
-        layout = Layout.of(self._loader)
-        if layout is None:  # a stream, or an order that is not the data set's
-            yield from self._all_new()
-            return
+        self.starts, self.reused, self.saved = [], 0, 0.0
+        layout = self._layout
         cache, name = self._cache()
-        mine = ranks.part(layout.batches)
-        with _Progress(self._what, layout.images(mine), self._settings) as progress:
-            if cache is None:
-                for features, labels in self._new(layout, mine):
-                    progress.add(len(features))
-                    yield features, labels
+        if ranks.size() > 1:
+            ranks.agree("the images", [name, self.total, layout.size if layout else None])
+        with Progress("images", self._what, self.total) as progress:
+            if layout is None:  # a stream, or an order that is not the data set's
+                batches = self._stream(cache, name, progress)
+            elif cache is None:
+                batches = self._new(layout, ranks.part(layout.batches), progress)
             else:
-                yield from self._cached(cache, name, layout, mine, progress)
+                batches = self._cached(cache, name, layout, ranks.part(layout.batches), progress)
+            for start, features, labels in batches:
+                self.starts.append(start)
+                yield features, labels
+            progress.wait()
+        if cache is not None:
+            self._tell(progress)
 
     # -------------------------------------------------------- without the cache
 
-    def _all_new(self) -> Iterator[tuple[torch.Tensor, Any]]:
-        cache, name = self._cache()
+    def _new(
+        self, layout: Layout | StreamLayout, batches: range, progress: Progress
+    ) -> Iterator[tuple[int, torch.Tensor, Any]]:
+        start = layout.images(range(batches.start))
+        for images, labels in layout.loader(batches, torch.device(self._device).type):
+            features = self._encode(images)
+            progress.add(len(features))
+            yield start, features, labels
+            start += len(features)
+
+    def _stream(
+        self, cache: FeatureCache | None, name: str, progress: Progress
+    ) -> Iterator[tuple[int, torch.Tensor, Any]]:
         stored = cache.read(name) if cache else None
-        if stored is not None:
-            yield from self._stored_stream(stored)
+        if cache is not None and all(ranks.everyones(stored is not None)):
+            yield from self._stored_stream(stored, progress)
             return
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         begun = time.perf_counter()
-        with _Progress(self._what, None, self._settings) as progress:
-            for images, labels in self._loader:
-                features = self._encode(images)
-                progress.add(len(features))
-                if cache is not None and isinstance(labels, torch.Tensor):
-                    kept.append((features.cpu(), labels))
-                yield features, labels
+        for start, images, labels in in_turns(self._loader):
+            features = self._encode(images)
+            progress.add(len(features))
+            if cache is not None and isinstance(labels, torch.Tensor) and ranks.size() == 1:
+                kept.append((features.cpu(), labels))
+            yield start, features, labels
         if kept:
             features, labels = (torch.cat(parts) for parts in zip(*kept, strict=True))
             cache.write(name, self._described(), Stored(features, labels, time.perf_counter() - begun))
 
-    def _stored_stream(self, stored: Stored) -> Iterator[tuple[torch.Tensor, Any]]:
-        with _Progress(self._what, len(stored.features), self._settings) as progress:
-            for rows in torch.arange(len(stored.features)).split(1024):
-                progress.add(len(rows), reused=True)
-                yield stored.features[rows].to(self._device), stored.labels[rows]
-            self._tell(len(stored.features), stored.seconds, progress)
-
-    def _new(self, layout: Layout, batches: Sequence[int]) -> Iterator[tuple[torch.Tensor, Any]]:
-        for images, labels in layout.loader(batches, torch.device(self._device).type):
-            yield self._encode(images), labels
+    def _stored_stream(self, stored: Stored, progress: Progress) -> Iterator[tuple[int, torch.Tensor, Any]]:
+        mine = ranks.part(len(stored.features))
+        for rows in torch.arange(mine.start, mine.stop).split(1024):
+            progress.add(len(rows), reused=True)
+            if len(rows):
+                yield int(rows[0]), stored.features[rows].to(self._device), stored.labels[rows]
+        self.reused, self.saved = len(mine), stored.seconds * len(mine) / max(1, len(stored.features))
 
     # -------------------------------------------------------- with it
 
@@ -109,7 +126,8 @@ class ImagePass:
         data = fingerprint.data(self._loader, self._loader.num_workers) if made_with else None
         if data is None:
             reason = "a stream from somewhere else" if made_with else "a preprocessing that differs from time to time"
-            print(f"Note: {self._what or 'this data set'} has {reason}: its image features are not kept")
+            if ranks.rank() == 0:
+                print(f"Note: {self._what or 'this data set'} has {reason}: its image features are not kept")
             return None, ""
         tower = fingerprint.tower(self._model)
         name = fingerprint.digest([tower, made_with, fingerprint.precision(self._device, self._amp), data])
@@ -119,19 +137,16 @@ class ImagePass:
         return describe(dataset=self._what, device=str(self._device), amp=self._amp)
 
     def _cached(
-        self, cache: FeatureCache, name: str, layout: Layout, mine: range, progress: _Progress
-    ) -> Iterator[tuple[torch.Tensor, Any]]:
+        self, cache: FeatureCache, name: str, layout: Layout | StreamLayout, mine: range, progress: Progress
+    ) -> Iterator[tuple[int, torch.Tensor, Any]]:
         whole = cache.read(name)
-        if whole is not None and len(whole.features) == layout.images(range(layout.batches)):
+        if whole is not None and len(whole.features) == self.total:
             stored = {(0, layout.batches): whole}
         else:
             whole, stored = None, cache.read_blocks(name, layout.size)
-        reused, saved = 0, 0.0
         for start, stop, found in _runs(stored, mine):
             if found is None:
-                for features, labels in self._keep(cache, name, layout, range(start, stop)):
-                    progress.add(len(features))
-                    yield features, labels
+                yield from self._keep(cache, name, layout, range(start, stop), progress)
                 continue
             (first, _), block = found
             offset = layout.images(range(first))
@@ -139,19 +154,18 @@ class ImagePass:
                 rows = slice(layout.images(range(batch)) - offset, layout.images(range(batch + 1)) - offset)
                 labels = block.labels[rows] if block.labels is not None else None
                 features = block.features[rows].to(self._device)
-                reused += len(features)
-                saved += block.seconds * len(features) / len(block.features)
+                self.reused += len(features)
+                self.saved += block.seconds * len(features) / len(block.features)
                 progress.add(len(features), reused=True)
-                yield features, labels
-        if whole is None:
-            ranks.barrier()
-            if ranks.rank() == 0:
-                self._complete(cache, name, layout)
-        self._tell(reused, saved, progress)
+                yield offset + rows.start, features, labels
+        # Each process has its own look at the cache, which others may be writing to and throwing out of.
+        progress.wait()
+        if whole is None and ranks.rank() == 0:
+            self._complete(cache, name, layout)
 
     def _keep(
-        self, cache: FeatureCache, name: str, layout: Layout, batches: range
-    ) -> Iterator[tuple[torch.Tensor, Any]]:
+        self, cache: FeatureCache, name: str, layout: Layout | StreamLayout, batches: range, progress: Progress
+    ) -> Iterator[tuple[int, torch.Tensor, Any]]:
         """New features, kept in blocks as they come."""
         held: list[tuple[torch.Tensor, Any]] = []
         first, begun = batches.start, time.perf_counter()
@@ -166,15 +180,15 @@ class ImagePass:
             held.clear()
             first, begun = stop, time.perf_counter()
 
-        for batch, (features, labels) in zip(batches, self._new(layout, batches), strict=True):
+        for batch, (start, features, labels) in zip(batches, self._new(layout, batches, progress), strict=True):
             held.append((features.cpu(), labels))
             if time.perf_counter() - begun >= self._settings.block_seconds:
                 flush(batch + 1)
-            yield features, labels
+            yield start, features, labels
         if held:
             flush(batches.stop)
 
-    def _complete(self, cache: FeatureCache, name: str, layout: Layout) -> None:
+    def _complete(self, cache: FeatureCache, name: str, layout: Layout | StreamLayout) -> None:
         """All blocks as one file; not where some are on another machine, or another program has done so."""
         blocks = cache.read_blocks(name, layout.size)
         edges = sorted(blocks)
@@ -185,10 +199,43 @@ class ImagePass:
         features = torch.cat([part.features for part in parts])
         cache.write(name, self._described(), Stored(features, labels, sum(part.seconds for part in parts)))
 
-    def _tell(self, reused: int, saved: float, progress: _Progress) -> None:
-        self.reused, self.saved = reused, saved
-        if reused and not progress.told and ranks.rank() == 0:
-            print(f"Image features: {reused:,} from the cache, which took {saved:,.1f} s to make")
+    def _tell(self, progress: Progress) -> None:
+        told = ranks.everyones((self.reused, self.saved))
+        self.reused, self.saved = (sum(column) for column in zip(*told, strict=True))
+        if self.reused and not progress.told and ranks.rank() == 0:
+            print(f"Image features: {self.reused:,} from the cache, which took {self.saved:,.1f} s to make")
+
+
+def layout_of(loader: Any) -> Layout | StreamLayout | None:
+    """The batches of a loader by number, where they can be had so. One process takes a stream as it comes."""
+    return Layout.of(loader) or (StreamLayout.of(loader) if ranks.size() > 1 else None)
+
+
+def batches_of(loader: Any, device: str) -> Iterator[tuple[int, Any, Any]]:
+    """(place of the first image, images, what came with them) of the batches that are this process's."""
+    layout = layout_of(loader)
+    if layout is None:
+        yield from in_turns(loader)
+        return
+    mine = ranks.part(layout.batches)
+    start = layout.images(range(mine.start))
+    for images, labels in layout.loader(mine, torch.device(device).type):
+        yield start, images, labels
+        start += len(images)
+
+
+def in_turns(loader: Any) -> Iterator[tuple[int, Any, Any]]:
+    """(place of the first image, images, labels) of the batches of a stream that are this process's, one after the
+    other in turn: where nobody can tell how many there will be, each process reads them all."""
+    # timm's reader of TFDS takes a part of its own as soon as torch.distributed is there, and pads it.
+    reader = getattr(getattr(loader, "dataset", None), "reader", None)
+    if hasattr(reader, "dist_num_replicas"):
+        reader.dist_rank, reader.dist_num_replicas = 0, 1
+    start = 0
+    for number, (images, labels) in enumerate(loader):
+        if number % ranks.size() == ranks.rank():
+            yield start, images, labels
+        start += len(images)
 
 
 def encoder(
@@ -275,30 +322,3 @@ def _runs(stored: dict[tuple[int, int], Stored], wanted: range) -> list:
     if at < wanted.stop:
         runs.append((at, wanted.stop, None))
     return runs
-
-
-class _Progress:
-    """A bar, or who asked to be told."""
-
-    def __init__(self, what: str, total: int | None, settings: Settings):
-        self.told = settings.progress
-        self._total, self._done, self._reused = total, 0, 0
-        quiet = self.told is not None or ranks.rank() > 0
-        self._bar = tqdm(total=total, desc=f"Encoding images{' of ' + what if what else ''}", unit="img", disable=quiet)
-
-    def __enter__(self) -> _Progress:
-        self._tell()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._bar.close()
-
-    def add(self, count: int, reused: bool = False) -> None:
-        self._done += count
-        self._reused += count if reused else 0
-        self._bar.update(count)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self.told is not None:
-            self.told("images", self._done, self._total, self._reused)

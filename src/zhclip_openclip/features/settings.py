@@ -22,7 +22,7 @@ class Settings:
     """cache: folder of the feature cache, or None. limit: bytes that it may hold. block_seconds: work that a kill may
     cost. progress: called with (stage, done, total or None, how many of them came from the cache); stage is 'images',
     'texts' or 'prompts'. keep_model: the model that was loaded last is taken again. compile: torch.compile the image
-    tower.
+    tower. download: whether clip_benchmark may fetch data sets, as it does by itself.
     """
 
     cache: Path | None = None
@@ -31,6 +31,7 @@ class Settings:
     progress: Callable[[str, int, int | None, int], None] | None = None
     keep_model: bool = False
     compile: bool = False
+    download: bool = True
 
 
 _used: Settings | None = None

@@ -158,14 +158,17 @@ def _read_data_first(running: _Running) -> None:
     name = args.dataset
     bare = name.removeprefix("wds/")
     root = args.dataset_root.format(dataset=bare, dataset_cleaned=bare.replace("/", "-"))
-    running.read = _our_dataset(
-        name, root, None, args.split, args.language, args.wds_cache_dir, args.custom_template_file
-    )
+    files = args.custom_template_file, args.custom_classname_file
+    running.read = _our_dataset(name, root, None, args.split, args.language, args.wds_cache_dir, *files)
     if running.read is None and _is_chinese_classification(args):
         prompts.prepare(name, args.language, args.custom_template_file, args.custom_classname_file)
+        if name != bare:
+            from zhclip_openclip.datasets import streams
+
+            streams.check_shards(name, root, args.split)
 
 
-def _our_dataset(name, root, transform, split, language, cache_dir, template_file):
+def _our_dataset(name, root, transform, split, language, cache_dir, template_file, classname_file):
     """One of the data sets that clip_benchmark does not have; None for any other name."""
     from zhclip_openclip import prompts
     from zhclip_openclip.datasets import elevater, retrieval
@@ -181,7 +184,9 @@ def _our_dataset(name, root, transform, split, language, cache_dir, template_fil
             name, root, transform, split, _options.skip_bad_images, _options.raw_captions, _options.image_folder
         )
     if name.startswith("elevater/"):
-        built = elevater.build(name, root, transform, split, _options.skip_bad_images, language, template_file)
+        built = elevater.build(
+            name, root, transform, split, _options.skip_bad_images, language, template_file, classname_file
+        )
         prompts.check(built, name, split)
         return built
     return None
@@ -262,6 +267,8 @@ def _build_dataset(original):
     def build_dataset(*args, **kwargs):
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
+        if not features.current().download:
+            call.arguments["download"] = False
         dataset, ours = _build(original, call)
         if _running is not None and call.arguments["split"] == _running.args.split:
             _running.dataset, _running.ours = dataset, ours
@@ -285,7 +292,8 @@ def _build(original, call):
         _running.read.transform = given["transform"]
         return _running.read, True
     built = _our_dataset(
-        name, given["root"], given["transform"], split, language, given["wds_cache_dir"], template_file
+        *(name, given["root"], given["transform"], split, language, given["wds_cache_dir"]),
+        *(template_file, classname_file),
     )
     if built is not None:
         return built, True
@@ -298,6 +306,10 @@ def _build(original, call):
             from zhclip_openclip.datasets.unreadable import Guarded
 
             built = Guarded(built, name, _options.skip_bad_images)
+        else:
+            from zhclip_openclip.datasets import streams
+
+            built = streams.guard(built, name, split, _options.skip_bad_images)
         return built, True
     templates.refuse_elsewhere(template_file, name, language)
     if name == "digits":

@@ -32,7 +32,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from zhclip_openclip.features import ranks
 from zhclip_openclip.features.image_pass import ImagePass
+from zhclip_openclip.metrics._best_scores import BestScores, columns_of
 from zhclip_openclip.prompts import checks, registry
 from zhclip_openclip.prompts._errors import PromptError
 
@@ -45,15 +47,27 @@ def run_classification(
     classifier: (dimensions, classes) of unit columns. what: the data set's name, for people.
 
     Returns (images, classes) scores in float32, and what came with the images: (images,) labels, or (images, classes).
+
+    Of several processes rank 0 gets them, and the others raise Elsewhere. Scores of more than `ranks.gather_limit`
+    bytes are `BestScores` there; several labels an image need all scores.
     """
-    scores, labels = [], []
-    for features, target in ImagePass(model, dataloader, device, amp, what):
+    images = ImagePass(model, dataloader, device, amp, what)
+    classes = classifier.shape[1]
+    only_best = ranks.size() > 1 and (images.total or 0) * classes * 4 > ranks.gather_limit()
+    blocks = []
+    for features, target in images:
         with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
-            scores.append((100.0 * features @ classifier).float().cpu())
-        labels.append(target.cpu())
-    if not scores:
+            scores = (100.0 * features @ classifier).float().cpu()
+        best = columns_of(scores) if only_best and target.ndim == 1 else (scores,)
+        blocks.append((target.cpu(), *best))
+    whole = ranks.gather_rows(blocks, images.starts)
+    if not whole:
         raise PromptError(f"{what or 'the data set'} has no images; look at --split and --dataset_root")
-    return torch.cat(scores), torch.cat(labels)
+    target, *best = whole
+    if only_best and target.ndim == 2:
+        size = best[0].nbytes / 1e9
+        print(f"Note: {what or 'this data set'} has several labels an image: all its scores are here, {size:,.1f} GB")
+    return (BestScores(tuple(best), classes) if len(best) > 1 else best[0]), target
 
 
 def evaluate(logits: torch.Tensor, target: torch.Tensor, classes: Sequence[str], dataset_name: str) -> dict:

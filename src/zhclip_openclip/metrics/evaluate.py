@@ -6,14 +6,19 @@ dataset has them (`RetrievalDataset`); of any other dataset each text belongs to
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.features import ranks
 from zhclip_openclip.features.image_pass import ImagePass
+from zhclip_openclip.features.progress import Progress
 from zhclip_openclip.metrics._features import Features
+from zhclip_openclip.metrics.parts import score_parts
 from zhclip_openclip.metrics.per_query import save_per_query
 from zhclip_openclip.metrics.recall import DIRECTIONS, score_retrieval
 
@@ -39,51 +44,59 @@ def evaluate(
 
     Returns:
         `image_retrieval_recall@k`, `text_retrieval_recall@k` for each k, and the two `_mean_recall`; of MUGE the
-        text-to-image ones alone.
+        text-to-image ones alone. Of several processes rank 0 returns, and the others raise Elsewhere.
     """
     dataset = exact_dataset(dataloader)
-    captions: list[str] = []
-    text_to_images: list[Sequence[int]] = []
+    what = dataset.name if dataset is not None else ""
+    encode_texts = _text_encoder(model, tokenizer, device, amp)
     text_blocks: list[torch.Tensor] = []
+    captions_of: list[Sequence[str]] = []  # of each image, where they come with it
 
-    def encode_texts(texts: list[str]) -> torch.Tensor:
-        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
-            encoded = model.encode_text(tokenizer(texts).to(device))
-            return torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
-
-    def images() -> Iterator[torch.Tensor]:
-        seen = 0
-        what = dataset.name if dataset is not None else ""
-        for features, batch_texts in ImagePass(model, dataloader, device, amp, what, keep=dataset is not None):
+    def image_blocks() -> Iterator[torch.Tensor]:
+        for features, batch_texts in images:
             if dataset is None:
-                for offset, texts in enumerate(batch_texts):
-                    captions.extend(texts)
-                    text_to_images.extend([[seen + offset]] * len(texts))
+                captions_of.extend(batch_texts)
                 flat = [text for texts in batch_texts for text in texts]
                 if flat:
                     text_blocks.append(encode_texts(flat))
-            seen += len(features)
             yield features.float().cpu()
 
-    image_features = Features(images(), "image features")
+    images = ImagePass(model, dataloader, device, amp, what, keep=dataset is not None)
+    if ranks.size() > 1 and images.total is None:
+        raise ZhclipError(
+            f"{what or 'this data set'} cannot be cut into parts in its order; evaluate it in one process"
+        )
+    blocks = image_blocks()
+    first = next(blocks, None)
+    image_features = None  # of this process; of several one can have no images
+    if first is not None or ranks.size() == 1:
+        image_features = Features(itertools.chain([] if first is None else [first], blocks), "image features")
     if dataset is not None:
         captions = [entry.text for entry in dataset.texts]
         text_to_images = dataset.text_to_images
-        size = max(1, getattr(dataloader, "batch_size", None) or 64)
         # Each text once, however many images it has.
-        text_blocks = [encode_texts(captions[start : start + size]) for start in range(0, len(captions), size)]
-        if len(image_features) != len(dataset):
-            raise ValueError(
-                f"the loader gave {len(image_features)} of the dataset's {len(dataset)} images; "
-                "use shuffle=False and drop_last=False"
-            )
-    scores = score_retrieval(
-        image_features,
-        torch.cat(text_blocks),
-        text_to_images,
-        directions=dataset.directions if dataset is not None else DIRECTIONS,
-        top=10 if per_query else 0,
-    )
+        text_blocks = _encode_part(captions, max(1, getattr(dataloader, "batch_size", None) or 64), encode_texts, what)
+    else:
+        captions_of = [texts for part in ranks.everyones(captions_of) for texts in part]
+        captions = [text for texts in captions_of for text in texts]
+        text_to_images = [[image] for image, texts in enumerate(captions_of) for _ in texts]
+    text_features = torch.cat(ranks.everyones_rows(torch.cat(text_blocks) if text_blocks else None))
+    if image_features is None:
+        image_features = Features(text_features[:0], "image features")
+    image_count = sum(ranks.everyones(len(image_features)))
+    if dataset is not None and image_count != len(dataset):
+        raise ValueError(
+            f"the loader gave {image_count} of the dataset's {len(dataset)} images; use shuffle=False and "
+            "drop_last=False"
+        )
+    directions = dataset.directions if dataset is not None else DIRECTIONS
+    top = ranks.everyones(10 if per_query else 0)[0]  # of several processes the first writes the file
+    if ranks.size() == 1:
+        scores = score_retrieval(image_features, text_features, text_to_images, directions=directions, top=top)
+    else:
+        scores = score_parts(
+            image_features, Features(text_features, "text features"), text_to_images, directions=directions, top=top
+        )
     metrics = scores.metrics(recall_k_list)
     if per_query:
         described = {"metrics": metrics, **(meta or {})}
@@ -97,12 +110,38 @@ def evaluate(
         save_per_query(
             per_query,
             scores,
-            image_ids=dataset.image_ids if dataset is not None else range(len(image_features)),
+            image_ids=dataset.image_ids if dataset is not None else range(image_count),
             text_ids=[entry.id for entry in dataset.texts] if dataset is not None else range(len(captions)),
             text_to_images=text_to_images,
             meta=described,
         )
     return metrics
+
+
+def _text_encoder(
+    model: Any, tokenizer: Callable[[list[str]], torch.Tensor], device: str, amp: bool
+) -> Callable[[list[str]], torch.Tensor]:
+    """A function from n texts to (n, d) unit features in float32 on the CPU."""
+
+    def encode(texts: list[str]) -> torch.Tensor:
+        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
+            encoded = model.encode_text(tokenizer(texts).to(device))
+            return torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
+
+    return encode
+
+
+def _encode_part(
+    texts: list[str], size: int, encode: Callable[[list[str]], torch.Tensor], what: str
+) -> list[torch.Tensor]:
+    """Features of this process's part of the texts, in batches of `size` that are those of one process."""
+    found = []
+    with Progress("texts", what, len(texts)) as progress:
+        for batch in ranks.part(-(-len(texts) // size)):
+            found.append(encode(texts[batch * size : (batch + 1) * size]))
+            progress.add(len(found[-1]))
+        progress.wait()
+    return found
 
 
 def exact_dataset(dataloader: Any) -> Any:

@@ -35,6 +35,22 @@ class FirstHitRank:
         self._best, self._best_item = _best_right_item(right_items, score)
         self._before = torch.zeros(len(right_items), dtype=torch.int64)
 
+    @property
+    def best(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score and position of each query's best right item, (queries,) float32 and int64; infinity and -1 without
+        any."""
+        return self._best, self._best_item
+
+    @property
+    def before(self) -> torch.Tensor:
+        """(queries,) int64: how many items have been counted."""
+        return self._before
+
+    def count_before(self, best: torch.Tensor, best_item: torch.Tensor) -> None:
+        """Count what stands before these instead: best right items that are not among the items of this counter. Their
+        positions are relative to its first item, and can be negative."""
+        self._best, self._best_item = best, best_item
+
     def fork(self) -> FirstHitRank:
         """Another counter for the same queries, to be given other tiles (in another thread) and then joined."""
         other = copy.copy(self)

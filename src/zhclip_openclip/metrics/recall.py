@@ -105,37 +105,25 @@ def score_retrieval(
     rows, columns = block
     forward, backward = "image_retrieval" in directions, "text_retrieval" in directions
     with full_float32(), one_thread_each() as threads:
-        a_pass = _Pass(texts, images, rows, columns, top if forward else 0, top if backward else 0)
+        a_pass = Pass(texts, images, rows, columns, top if forward else 0, top if backward else 0)
         image_rank = FirstHitRank(text_to_images, a_pass.score) if forward else None
         text_rank = FirstHitRank(image_to_texts, lambda q, i: a_pass.score(i, q)) if backward else None
-        # Each thread takes a run of image blocks of its own and meets the others at the end only: splitting every
-        # small step between threads makes them wait for each other, for ever where others use the machine too.
-        blocks = -(-len(images) // columns)
-        workers = min(threads, blocks)
-        bounds = [blocks * worker // workers * columns for worker in range(workers)] + [len(images)]
-        ranks = [image_rank.fork() if image_rank else None for _ in range(workers)]
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            parts = list(pool.map(a_pass.run, bounds[:-1], bounds[1:], ranks, [text_rank] * workers))
+        image_top, text_top = a_pass.run_all(threads, image_rank, text_rank)
         result = RetrievalScores()
         if image_rank:
-            for rank in ranks:
-                image_rank.join(rank)
             result.ranks["image_retrieval"] = image_rank.ranks().numpy()
             result.counted["image_retrieval"] = np.ones(len(texts), dtype=bool)
         if text_rank:
             result.ranks["text_retrieval"] = text_rank.ranks().numpy()
             result.counted["text_retrieval"] = np.array([len(right) > 0 for right in image_to_texts])
-        if forward and top:
-            image_top = parts[0][0]
-            for later, _ in parts[1:]:
-                image_top.join(later)
+        if image_top:
             result.top["image_retrieval"] = image_top.finish().numpy()
-        if backward and top:
-            result.top["text_retrieval"] = torch.cat([found for _, part in parts for found in part]).numpy()
+        if text_top is not None:
+            result.top["text_retrieval"] = text_top.numpy()
     return result
 
 
-class _Pass:
+class Pass:
     """The loop over tiles, for a run of images."""
 
     def __init__(
@@ -149,6 +137,33 @@ class _Pass:
     def score(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Pair scores of (n,) texts and (n,) images."""
         return score_pairs(self.texts, self.images, text, image)
+
+    def run_all(
+        self, threads: int, image_rank: FirstHitRank | None, text_rank: FirstHitRank | None
+    ) -> tuple[StreamingTopK | None, torch.Tensor | None]:
+        """All images against all texts, counted by the two ranks.
+
+        Returns:
+            What the texts have found; (images, text_top) the best texts of the images. None where none are kept.
+        """
+        # Each thread takes a run of image blocks of its own and meets the others at the end only: splitting every
+        # small step between threads makes them wait for each other, for ever where others use the machine too.
+        blocks = -(-len(self.images) // self.columns)
+        workers = max(1, min(threads, blocks))
+        bounds = [blocks * worker // workers * self.columns for worker in range(workers)] + [len(self.images)]
+        forks = [image_rank.fork() if image_rank else None for _ in range(workers)]
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(self.run, bounds[:-1], bounds[1:], forks, [text_rank] * workers))
+        if image_rank:
+            for fork in forks:
+                image_rank.join(fork)
+        image_top = parts[0][0]
+        if image_top:
+            for later, _ in parts[1:]:
+                image_top.join(later)
+        found = [block for _, part in parts for block in part]
+        none = torch.empty(0, self.text_top, dtype=torch.int64)
+        return image_top, torch.cat([none, *found]) if self.text_top else None
 
     def run(
         self, start: int, stop: int, image_rank: FirstHitRank | None, text_rank: FirstHitRank | None

@@ -161,9 +161,21 @@ def localise(
         checks.same_name(names, english, dataset_name)
     dataset.english_classes = english
     dataset.classes = names
-    dataset.templates = _for_classes(prepared.templates, names, english, dataset_name)
+    dataset.templates = for_classes(prepared.templates, names, english, dataset_name)
     dataset.template_set = prepared.templates.source
     dataset.classname_source = prepared.names_source
+
+
+def own_names(classname_file: str, dataset_name: str, english: Sequence[str]) -> tuple[list[str], str]:
+    """The names that a file of the user gives the classes `english`, in their order, and the file.
+
+    Raises PromptError: a broken file, no names for the data set or one of its classes, a list of another length, two
+    classes of one name.
+    """
+    names, source = _names_from_file(classname_file, registry.find(dataset_name), dataset_name)
+    names = _apply_names(names, english, dataset_name, source)
+    checks.same_name(names, english, dataset_name)
+    return names, source
 
 
 def _names_from_file(name: str, dataset, dataset_name: str) -> tuple[list[str] | dict[str, str], str]:
@@ -184,20 +196,18 @@ def _names_from_file(name: str, dataset, dataset_name: str) -> tuple[list[str] |
     values = list(names.values()) if isinstance(names, dict) else names
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
         raise PromptError(f"{CLASSNAME_OPTION}: {path}, {found}: a list of class names is needed, not {names!r:.80}")
-    if found == "imagenet1k" and isinstance(names, list) and dataset and dataset.classes:
-        names = _part_of_imagenet(names, path)
+    part = classnames.part_of_imagenet(dataset, dataset_name) if dataset else None
+    if found == "imagenet1k" and isinstance(names, list) and part is not None:
+        names = _part_of_imagenet(names, part, path)
     return names, str(path)
 
 
-def _part_of_imagenet(names: list[str], path: Path) -> dict[str, str] | list[str]:
-    """English -> the user's name of an ImageNet class, for the variants that have 200 of the 1,000."""
+def _part_of_imagenet(names: list[str], part: list[int], path: Path) -> dict[str, str]:
+    """English -> the user's name of each class that a variant has of ImageNet's 1,000."""
     english = _files.clip_benchmarks("en_classnames.json")["imagenet1k"]
     if len(names) != len(english):
-        raise PromptError(f"{CLASSNAME_OPTION}: {path}, imagenet1k has {len(names)} names for 1000 classes")
-    result: dict[str, str] = {}
-    for name, own in zip(english, names, strict=True):
-        result.setdefault(name, own)  # of the two `missile`, ImageNet-R has the first
-    return result
+        raise PromptError(f"{CLASSNAME_OPTION}: {path}, imagenet1k has {len(names)} names for {len(english)} classes")
+    return {english[line]: names[line] for line in part}
 
 
 def _apply_names(names, english: Sequence[str], dataset_name: str, source: str) -> list[str]:
@@ -212,7 +222,7 @@ def _apply_names(names, english: Sequence[str], dataset_name: str, source: str) 
     return list(names)
 
 
-def _for_classes(chosen: Templates, names: list[str], english: list[str], dataset_name: str):
+def for_classes(chosen: Templates, names: list[str], english: list[str], dataset_name: str):
     """Templates as they are; prompts that were written for each class, under the names the classes now have."""
     if not isinstance(chosen.templates, dict):
         return list(chosen.templates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from zhclip_openclip._errors import shorten
@@ -98,6 +99,26 @@ def inside(labels, classes: Sequence[str], place: str) -> None:
             f"{place}: sample {first} has the label {int(labels[first])}, and there are {len(classes)} class names "
             f"(0 to {len(classes) - 1}); {len(outside)} samples of {len(labels)} are outside: "
             f"labels {shorten(sorted(set(labels[outside].tolist())))}"
+        )
+
+
+def label(value, classes: Sequence[str], place: str) -> None:
+    """Raise PromptError if the label of one sample has no class; what is no label of classes is left alone.
+
+    value: a whole number, or a vector with a number for each class where an image has several. place: the sample.
+    """
+    if getattr(value, "ndim", 0) == 1:
+        if len(value) != len(classes):
+            raise PromptError(f"{place} has a label for {len(value)} classes, and there are {len(classes)} class names")
+        return
+    try:
+        number = operator.index(value)
+    except TypeError:
+        return
+    if not 0 <= number < len(classes):
+        raise PromptError(
+            f"{place} has the label {number}, and there are {len(classes)} class names (0 to {len(classes) - 1}); "
+            "look at the class names and at --dataset_root"
         )
 
 

@@ -9,12 +9,13 @@ Source: Radford et al. 2021 (arXiv:2103.00020), section 3.1.4, as CLIP_benchmark
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
+from zhclip_openclip.features import ranks
+from zhclip_openclip.features.progress import Progress
 from zhclip_openclip.prompts._errors import PromptError
 
 #: Tokens in a batch of prompts, by the kind of device. CPU: on a busy 2-core machine RoBERTa-large took 3.1 ms for each
@@ -26,6 +27,8 @@ _OTHER_DEVICES = 16384
 _TOKENS_A_BATCH_COSTS = 128
 #: Prompts in a batch where the tokenizer gives no plain tensor, so that their lengths are unknown.
 _TEXTS_PER_BATCH = 256
+#: Prompts that several processes encode before they tell each other: 200 MB of features in 768 dimensions.
+_PROMPTS_BETWEEN_EXCHANGES = 2**16
 
 
 def zero_shot_classifier(
@@ -54,24 +57,52 @@ def zero_shot_classifier(
     total: torch.Tensor | None = None
     batches = _Batches(model, tokenizer, texts, tokens_per_batch or TOKENS_PER_BATCH.get(kind, _OTHER_DEVICES))
     uses = _Uses(batches.prompt_of_text[text_of], class_of, batches.order)
-    with (
-        torch.no_grad(),
-        torch.autocast(kind, enabled=amp),
-        tqdm(total=len(batches.order), desc="Encoding prompts", unit="prompt") as progress,
-    ):
-        for start, stop in batches.bounds:
-            features = model.encode_text(batches.tokens(start, stop).to(device))
-            unit = F.normalize(features, dim=-1)
-            if total is None:
-                total = torch.zeros(len(classnames), unit.shape[-1], dtype=torch.float32, device=unit.device)
-                dtype = unit.dtype
-            rows, classes = uses.between(start, stop)
-            # Added up at once, so that memory is needed for the classes and not for all their prompts.
-            total.index_add_(0, classes.to(unit.device), unit.float()[rows.to(unit.device)])
-            progress.update(stop - start)
+    with torch.no_grad(), torch.autocast(kind, enabled=amp), Progress("prompts", "", len(batches.order)) as progress:
+        for bounds, blocks in _encoded(model, batches, device, progress):
+            for (start, stop), unit in zip(bounds, blocks, strict=True):
+                if total is None:
+                    total = torch.zeros(len(classnames), unit.shape[-1], dtype=torch.float32, device=unit.device)
+                    dtype = unit.dtype
+                rows, classes = uses.between(start, stop)
+                # Added up at once, so that memory is needed for the classes and not for all their prompts.
+                total.index_add_(0, classes.to(unit.device), unit.float()[rows.to(unit.device)])
         counts = torch.bincount(class_of, minlength=len(classnames)).to(total)
         mean = total / counts[:, None]
-        return (mean / mean.norm(dim=-1, keepdim=True)).to(dtype).T.contiguous().to(device)
+        # A GPU adds up in an order of its own, so that of several processes all take one result.
+        return ranks.from_first((mean / mean.norm(dim=-1, keepdim=True)).to(dtype).T.contiguous().to(device))
+
+
+def _encoded(
+    model, batches: _Batches, device: str, progress: Progress
+) -> Iterator[tuple[list[tuple[int, int]], list[torch.Tensor]]]:
+    """Batches one after the other: their bounds and (prompts, d) unit features on `device`.
+
+    Several processes encode a part of some each, and get the others' parts; what is added up, and in which order, is
+    that of one process.
+    """
+    for window in _windows(batches.bounds):
+        mine = []
+        for index in ranks.part(len(window)):
+            features = model.encode_text(batches.tokens(*window[index]).to(device))
+            mine.append(F.normalize(features, dim=-1))
+            progress.add(len(features))
+        if ranks.size() > 1:
+            progress.wait()
+            rows = torch.cat(ranks.everyones_rows(torch.cat(mine) if mine else None))
+            mine = [part.to(device) for part in rows.split([stop - start for start, stop in window])]
+        yield window, mine
+
+
+def _windows(bounds: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """One batch at a time; of several processes as many as they encode before they tell each other."""
+    window: list[tuple[int, int]] = []
+    for start, stop in bounds:
+        window.append((start, stop))
+        if ranks.size() == 1 or stop - window[0][0] >= _PROMPTS_BETWEEN_EXCHANGES:
+            yield window
+            window = []
+    if window:
+        yield window
 
 
 def _prompts(classnames: Sequence[str], templates) -> tuple[list[str], torch.Tensor, torch.Tensor]:

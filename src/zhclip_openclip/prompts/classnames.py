@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from zhclip_openclip._errors import shorten
+from zhclip_openclip.prompts import registry
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts._files import clip_benchmarks, packaged
 from zhclip_openclip.prompts.registry import DatasetPrompts
@@ -39,6 +40,27 @@ def pairs(file: str) -> tuple[tuple[str, str], ...]:
             )
         chinese[index] = override["zh"]
     return tuple(zip(english, chinese, strict=True))
+
+
+def classes(dataset: DatasetPrompts, spelling: str = "") -> tuple[tuple[str, str], ...]:
+    """(English, Chinese) of each class that a data set has, in the order of its labels.
+
+    spelling: what the data set is called; TFDS has an order of its own for Food-101, and labels for all of ImageNet
+    where an ImageNet variant has 200 of its classes.
+    """
+    table = pairs(dataset.classnames)
+    if registry.is_tfds(spelling):
+        moved = packaged("label_order.json")["tfds"].get(dataset.classnames, {})
+        return tuple(table[moved.get(str(label), label)] for label in range(len(table)))
+    lines = part_of_imagenet(dataset, spelling)
+    return table if lines is None else tuple(table[line] for line in lines)
+
+
+def part_of_imagenet(dataset: DatasetPrompts, spelling: str = "") -> list[int] | None:
+    """The classes of ImageNet that a variant has, by their numbers there; None for all."""
+    if registry.is_tfds(spelling):
+        return None
+    return packaged("label_order.json")["imagenet_parts"].get(dataset.name)
 
 
 def key(name: str) -> str:

@@ -13,15 +13,21 @@ END = "<!-- end of the table -->"
 
 
 def rows() -> list[dict]:
-    """One dictionary for each data set: name, title, spellings, classes, templates, metric, source, elevater."""
+    """One dictionary for each data set: name, title, spellings, classes, templates, metric, source, elevater.
+
+    other_counts: the spellings under which it has another number of classes.
+    """
     result = []
     for dataset in registry.all_datasets().values():
+        counts = {spelling: len(classnames.classes(dataset, spelling)) for spelling in dataset.spellings}
+        count = counts[dataset.spellings[0]]
         result.append(
             {
                 "name": dataset.name,
                 "title": dataset.title,
                 "spellings": list(dataset.spellings),
-                "classes": dataset.classes or len(classnames.pairs(dataset.classnames)),
+                "classes": count,
+                "other_counts": {spelling: other for spelling, other in counts.items() if other != count},
                 "templates": len(templates.load("zh", dataset).templates),
                 "metric": dataset.published_metric or "acc1",
                 "classnames": f"{dataset.classnames}.json",
@@ -41,10 +47,11 @@ def table() -> str:
     ]
     for row in rows():
         spellings = [*row["spellings"], *([f"elevater/{row['elevater']}"] if row["elevater"] else [])]
+        others = "".join(f"<br>`{spelling}`: {count}" for spelling, count in row["other_counts"].items())
         cells = [
             row["title"],
             "<br>".join(f"`{spelling}`" for spelling in spellings),
-            str(row["classes"]),
+            f"{row['classes']}{others}",
             str(row["templates"]),
             f"`{row['metric']}`",
             f"[{row['classnames']}](../src/zhclip_openclip/data/classnames/{row['classnames']})",

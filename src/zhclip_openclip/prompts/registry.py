@@ -16,16 +16,15 @@ ELEVATER = "elevater/"
 class DatasetPrompts:
     """One line of `data/classification.json`.
 
-    name: key in the template sets. classnames: file in `data/classnames`. classes: how many of them the data set has,
-    where that is not all. published_metric: key of the metric that the published tables give for it, where that is not
-    acc1. cn_clip: its list of templates in cn_clip. elevater: its folder in Chinese-CLIP's evaluation data.
+    name: key in the template sets. classnames: file in `data/classnames`. published_metric: key of the metric that the
+    published tables give for it, where that is not acc1. cn_clip: its list of templates in cn_clip. elevater: its
+    folder in Chinese-CLIP's evaluation data.
     """
 
     name: str
     title: str
     spellings: tuple[str, ...] = ()
     classnames: str = ""
-    classes: int | None = None
     published_metric: str | None = None
     cn_clip: str = "openai_templates"
     elevater: str | None = None
@@ -69,6 +68,11 @@ def find(spelling: str) -> DatasetPrompts | None:
         if _key(candidate) in known:
             return all_datasets()[known[_key(candidate)]]
     return None
+
+
+def is_tfds(spelling: str) -> bool:
+    """Whether the data comes from TFDS under this spelling, with its labels."""
+    return spelling.removeprefix("wds/").startswith(_FORMATS)
 
 
 def is_left_alone(spelling: str) -> bool:

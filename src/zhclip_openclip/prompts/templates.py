@@ -13,7 +13,7 @@ import importlib
 from dataclasses import dataclass
 
 from zhclip_openclip._errors import shorten
-from zhclip_openclip.prompts import _files, languages
+from zhclip_openclip.prompts import _files, languages, registry
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts.registry import DatasetPrompts
 
@@ -35,6 +35,11 @@ class Templates:
 
     templates: list[str] | dict[str, list[str]]
     source: str
+
+
+def default(dataset_name: str) -> str:
+    """The set that an evaluation takes if it is told nothing: Chinese-CLIP's own for its data, otherwise ours."""
+    return "cn_clip" if dataset_name.startswith(registry.ELEVATER) else DEFAULT
 
 
 def is_ours(name: str | None) -> bool:
@@ -93,8 +98,9 @@ def _cn_clip(dataset: DatasetPrompts | None) -> list[str]:
         functions = getattr(module, wanted)
     except (ImportError, AttributeError) as error:
         raise PromptError(
-            f"the template set cn_clip is read from the package cn_clip, which is not installed with its {wanted}: "
-            f"pip install cn_clip, or take another set ({OPTION} zh)"
+            f"the template set cn_clip is read from the package cn_clip ({wanted} of "
+            f"cn_clip.eval.cvinw_zeroshot_templates: {error}); pip install cn_clip, or use another set, which gives "
+            f"other numbers than the published ones: {OPTION} zh"
         ) from error
     return [function("{c}") for function in functions]
 

@@ -1,0 +1,107 @@
+"""`zhclip report`: results beside the published figures."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(str, Enum):
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+    latex = "latex"
+    html = "html"
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Result files of clip_benchmark, and folders of them.")],
+    format: Annotated[Format, typer.Option(help="How to show it.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option(help="The file to write; by default the terminal.")] = None,
+    published: Annotated[
+        list[Path] | None, typer.Option(help="Other people's figures, see docs/reports.md; may be repeated.")
+    ] = None,
+    models: Annotated[str | None, typer.Option(help="Show these only, with commas between; aliases will do.")] = None,
+    datasets: Annotated[str | None, typer.Option(help="Show these only, with commas between.")] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 9999,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Lay results out beside the published tables: differences, intervals, verdicts, and tests between runs."""
+    from zhclip_openclip._errors import ZhclipError
+    from zhclip_openclip.results import views
+    from zhclip_openclip.results.report import build
+
+    if format is Format.html and output is None and sys.stdout.isatty():
+        raise ZhclipError("a page is no text for a terminal: add --output report.html")
+    _spare_inputs(output, [*results, *(published or ())])
+    with _progress() as progress:
+        made = build(
+            results,
+            published or (),
+            _split(models),
+            _split(datasets),
+            resamples,
+            seed,
+            links_from=output.parent if output else None,
+            progress=progress,
+        )
+    for problem in made.problems:
+        typer.echo(f"problem: {problem}", err=True)
+    if output is not None:
+        typer.echo(f"written: {views.write(made, format.value, output)}", err=True)
+    elif format is Format.terminal and sys.stdout.isatty():
+        from rich.console import Console
+
+        from zhclip_openclip.results.views import terminal
+
+        terminal.show(made, Console())
+    else:
+        sys.stdout.write(views.render(made, format.value))
+    if not made.runs:
+        raise ZhclipError("no result could be read; what is shown is what is published")
+
+
+def _split(names: str | None) -> list[str] | None:
+    """Names between commas; a tag or checkpoint stays with its model, as in `cnclip-vit-l-14,qa_clip`."""
+    if names is None:
+        return None
+    from zhclip_openclip import families
+    from zhclip_openclip.results.runs import is_checkpoint_file
+
+    found: list[str] = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        model = families.find(found[-1]) if found else None
+        if model is not None and (name in model[1].tags or is_checkpoint_file(name)):
+            found[-1] += f",{name}"
+        else:
+            found.append(name)
+    return found
+
+
+def _spare_inputs(output: Path | None, inputs: list[Path]) -> None:
+    """Raises ZhclipError where the report would be written over what it is made of."""
+    from zhclip_openclip._errors import ZhclipError
+
+    if output is None or not output.exists():
+        return
+    folders = [path.resolve() for path in inputs if path.is_dir()]
+    inside = output.suffix == ".json" and any(folder in output.resolve().parents for folder in folders)
+    if inside or any(path.is_file() and path.samefile(output) for path in inputs):
+        raise ZhclipError(f"{output}: one of the results; give --output another name")
+
+
+@contextmanager
+def _progress():
+    """A bar on the terminal, as the callback of `build`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("intervals and comparisons"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

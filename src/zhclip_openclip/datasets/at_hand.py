@@ -1,0 +1,234 @@
+"""Which of the data sets of the published tables lie in a folder, and under which name clip_benchmark reads them there.
+
+What is looked for, and where each data set can be got, is in `data/datasets.json`. In this order: Chinese-CLIP's
+evaluation data (`elevater/NAME`), WebDataset shards (`wds/NAME`), the files as their authors published them; retrieval
+sets in all the layouts of `retrieval.py`. Nothing is fetched or written, but for the index of a large TSV beside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from zhclip_openclip.datasets import elevater, retrieval
+from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets._layout import candidate_folders, plain_name
+from zhclip_openclip.datasets.wds_open import open_wds
+from zhclip_openclip.prompts import classnames, registry, templates
+from zhclip_openclip.prompts._files import packaged
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set of `data/datasets.json`.
+
+    task: 'retrieval' or 'classification'. images, texts: what is scored; prompts of a class list do not count as texts.
+    gb: of the download, decimal; None where its source does not say. get, place: where from, and where to.
+    embedded: needs no files. published: its authors' files, as {dataset, folders, files, needs}.
+    """
+
+    name: str
+    title: str
+    task: str
+    images: int
+    get: str
+    place: str
+    licence: str
+    texts: int | None = None
+    gb: float | None = None
+    gb_note: str = ""
+    images_elsewhere: dict[str, int] = field(default_factory=dict)
+    images_note: str = ""
+    note: str = ""
+    embedded: bool = False
+    published: tuple[dict, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set that is at hand.
+
+    spelling: what clip_benchmark's --dataset takes. root: its --dataset_root; None for embedded data. layout: what the
+    files were recognised as. images, texts: to encode; texts are prompts for a class list. fingerprint: of the data,
+    where it costs no reading of all files. shards: of a WebDataset, for which more readers are of no use.
+    """
+
+    spelling: str
+    root: Path | None
+    layout: str
+    images: int
+    texts: int
+    fingerprint: str | None = None
+    shards: int | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A data set that is not at hand. reason: one line. absent: nothing of it is there; otherwise it cannot be read."""
+
+    reason: str
+    absent: bool = False
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Name -> data set, in the order of the file."""
+    table = packaged("datasets.json")["datasets"]
+    return {
+        name: Entry(name, **{**entry, "published": tuple(entry.get("published", ()))}) for name, entry in table.items()
+    }
+
+
+def of_tables() -> list[str]:
+    """The data sets of the published tables, in their order."""
+    tables = packaged("published", "tables.json")["tables"]
+    return [column["dataset"] for table in tables for column in table.get("columns", [table])]
+
+
+def find_entry(name: str) -> Entry:
+    """The data set that is meant by a name in any spelling (`Flickr30K_CN`, `vtab/pcam`, `elevater/cifar-10`).
+
+    Raises DatasetError: none of `data/datasets.json`; with the closest names.
+    """
+    known = entries()
+    dataset = registry.find(name)
+    for candidate in (name, retrieval.dataset_name(name.removeprefix("wds/")), dataset.name if dataset else None):
+        if candidate in known:
+            return known[candidate]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+    raise DatasetError(f"{name} is not a data set of the published tables; {hint}")
+
+
+def look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bool = False) -> Found | Missing:
+    """Where and as what a data set lies below `root`, or below `root`/datasets, where Chinese-CLIP's guide puts it.
+
+    template_set: the templates that a class list will be filled into, to count the prompts.
+    skip_bad_images: pictures that cannot be read are no reason to leave the data set out.
+    """
+    if entry.embedded:
+        return _embedded(entry, template_set)
+    if root is None:
+        return Missing("no --data-root was given", absent=True)
+    if not root.is_dir():
+        return Missing(f"{root} is not a folder", absent=True)
+    problems = []
+    for base in filter(Path.is_dir, (root, root / "datasets")):
+        tries = (
+            _retrieval(entry, base, skip_bad_images)
+            if entry.task == "retrieval"
+            else _classification(entry, base, template_set)
+        )
+        for found in tries:
+            if isinstance(found, Found):
+                return found
+            problems.append(found)
+    return problems[0] if problems else Missing(f"not in {root}", absent=True)
+
+
+def _embedded(entry: Entry, template_set: str) -> Found:
+    if entry.task == "classification":
+        return Found(entry.name, None, "embedded", entry.images, _prompts(entry.name, template_set))
+    dataset = retrieval.build_retrieval_dataset(entry.name, Path())
+    return Found(entry.name, None, dataset.layout, len(dataset), len(dataset.texts), dataset.fingerprint())
+
+
+def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Found | Missing]:
+    module = retrieval.DATASETS[entry.name]
+    names = (module.NAME, *module.FOLDERS)
+    here, *below = candidate_folders(root, names)
+    # The files of the three sets have the same names, so those of a folder that is called otherwise may be anybody's.
+    folders = [here] if plain_name(root.name) in map(plain_name, names) else below
+    for folder in folders:
+        try:
+            dataset = retrieval.build_retrieval_dataset(entry.name, folder)
+        except DatasetError as error:
+            if "one of these is needed" in str(error):  # nothing of it is there
+                continue
+            if skip_bad_images:
+                layout = "with bad images, which will be left out"
+                yield Found(entry.name, folder, layout, entry.images, entry.texts or 0)
+            yield Missing(str(error))
+        else:
+            counts = len(dataset), len(dataset.texts), dataset.fingerprint()
+            yield Found(entry.name, folder, dataset.layout, *counts)
+    general = packaged("datasets.json")["layouts"]["webdataset"]
+    for name in general["folders"]:
+        folder = root / name.format(spelling=entry.name, dashed=entry.name)
+        if (folder / "test" / "nshards.txt").is_file():
+            try:
+                dataset = open_wds(folder, name=entry.name)
+            except DatasetError as error:
+                yield Missing(str(error))
+            else:
+                counts = len(dataset), len(dataset.texts), dataset.fingerprint()
+                yield Found(f"wds/{entry.name}", folder, dataset.layout, *counts)
+
+
+def _classification(entry: Entry, root: Path, template_set: str) -> Iterator[Found | Missing]:
+    for layout in layouts(entry):
+        for folder in dict.fromkeys(root / name for name in layout["folders"]):
+            if all((folder / file).exists() for file in layout["files"]):
+                try:
+                    yield _described(entry, layout, folder, template_set)
+                except DatasetError as error:
+                    yield Missing(str(error))
+
+
+def layouts(entry: Entry) -> list[dict]:
+    """{layout, title, dataset, folders, files, needs} of a classification set, in the order in which they are tried."""
+    dataset = registry.find(entry.name)
+    words = [("elevater", {"elevater": dataset.elevater})] if dataset.elevater else []
+    for spelling in dataset.spellings:
+        if not spelling.startswith("tfds/"):
+            words.append(("webdataset", {"spelling": spelling, "dashed": spelling.replace("/", "-")}))
+    result = []
+    for layout, word in words:
+        general = packaged("datasets.json")["layouts"][layout]
+        folders = [folder.format(**word) for folder in general["folders"]]
+        made = {"dataset": general["dataset"].format(**word), "folders": folders, "files": general["files"]}
+        result.append({"layout": layout, "title": general["title"], **made})
+    for published in entry.published:
+        result.append({"layout": "published", "title": "as published", "dataset": entry.name, **published})
+    return result
+
+
+def _described(entry: Entry, layout: dict, folder: Path, template_set: str) -> Found:
+    """Raises DatasetError: it is there and cannot be read."""
+    needs = layout.get("needs")
+    if needs and find_spec(needs) is None:
+        raise DatasetError(f"{folder}: reading {entry.name} needs {needs}: pip install {needs}")
+    images = entry.images_elsewhere.get(layout["layout"], entry.images)
+    shards = None
+    if layout["layout"] == "elevater":
+        images = len(elevater.build(layout["dataset"], folder, template_file=template_set))
+    elif layout["layout"] == "webdataset":
+        shards = _shards(folder / "test")
+    prompts = _prompts(entry.name, template_set)
+    return Found(layout["dataset"], folder, layout["title"], images, prompts, shards=shards)
+
+
+def _shards(folder: Path) -> int:
+    """How many there are. Raises DatasetError: nshards.txt has no number, or one is missing."""
+    path = folder / "nshards.txt"
+    try:
+        count = int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DatasetError(f"{path}: not a number; fetch the file again") from None
+    missing = [number for number in range(count) if not (folder / f"{number}.tar").is_file()]
+    if missing:
+        raise DatasetError(f"{folder / f'{missing[0]}.tar'}: missing, though nshards.txt says {count}; fetch it again")
+    return count
+
+
+def _prompts(name: str, template_set: str) -> int:
+    """How many prompts a class list makes."""
+    dataset = registry.find(name)
+    chosen = templates.load(template_set, dataset, name).templates
+    if isinstance(chosen, dict):
+        return sum(len(prompts) for prompts in chosen.values())
+    return len(chosen) * len(classnames.classes(dataset, name))

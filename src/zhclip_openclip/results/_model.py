@@ -1,0 +1,156 @@
+"""The data classes of a report, on a page of their own: what makes a report and what shows one both import them.
+
+All values are percent (0..100), as they are published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: What a cell can be told to be, from the best to the least known.
+VERDICTS = ("reproduced", "off", "no interval", "not run", "not published")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    key: unique in the table ('text_to_image R@1', 'cifar10'). dataset: canonical name. metric: clip_benchmark's JSON
+    key ('image_retrieval_recall@1', 'acc1'). group, group_zh: heading over several columns ('Text-to-Image'), or ''.
+    """
+
+    key: str
+    dataset: str
+    metric: str
+    title: str
+    title_zh: str
+    group: str = ""
+    group_zh: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value of a table.
+
+    published, ours: percent, None where there is none. low, high: the interval around ours, None without per-sample
+    outcomes. difference: ours - published. verdict: one of `VERDICTS`. best_published, best: the best of the column
+    (all of those that tie). samples: queries or images behind ours. run: index into `Report.runs`.
+    """
+
+    published: float | None = None
+    ours: float | None = None
+    low: float | None = None
+    high: float | None = None
+    difference: float | None = None
+    verdict: str = "not run"
+    best_published: bool = False
+    best: bool = False
+    samples: int | None = None
+    run: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in a table.
+
+    model: canonical name. title: as published ('CN-CLIP'). source: key into `Report.sources` of the published values,
+    or ''. variant: '' or what tells two runs of one model apart (tag, language, template set). cells: by column key.
+    """
+
+    model: str
+    title: str
+    source: str = ""
+    variant: str = ""
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Title and variant."""
+        return f"{self.title} ({self.variant})" if self.variant else self.title
+
+
+@dataclass(frozen=True)
+class Table:
+    """One benchmark, or the zero-shot table of many. key: 'coco-cn', 'flickr30k-cn', 'muge',
+    'zeroshot_classification', or the name of another data set."""
+
+    key: str
+    title: str
+    title_zh: str
+    columns: list[Column]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result file.
+
+    path: of the JSON. pretrained: tag or checkpoint. templates: name of the template set, or ''. metrics: its numbers
+    as they stand there (0..1), and what follows from them (mean recall, mean per class). samples: the NPZ with
+    per-sample outcomes, or None. gallery: relative link to a page beside it, or None. foreign: made without this
+    package. facts: fingerprint, split, versions, as far as known.
+    """
+
+    path: str
+    model: str
+    pretrained: str
+    dataset: str
+    language: str
+    task: str
+    templates: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    samples: str | None = None
+    gallery: str | None = None
+    foreign: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two of our own runs on the same samples.
+
+    better, worse: labels of their rows. difference: better - worse, with its interval (low, high), in percentage
+    points. p: of the paired test named in `test`; p_corrected: after Holm over all comparisons of the report.
+    """
+
+    table: str
+    column: str
+    dataset: str
+    better: str
+    worse: str
+    difference: float
+    low: float
+    high: float
+    samples: int
+    p: float
+    p_corrected: float
+    significant: bool
+    test: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that could not be used as it is. where: file (and line) or key. way_out: what to do about it."""
+
+    where: str
+    what: str
+    way_out: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" + (f"; {self.way_out}" if self.way_out else "")
+        return " ".join(text.split())
+
+
+@dataclass
+class Report:
+    """What the views show. sources: source key -> where the published values are from."""
+
+    tables: list[Table] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    level: float = 0.95
+    resamples: int = 0
+    seed: int = 0
+    sources: dict[str, str] = field(default_factory=dict)
