@@ -28,7 +28,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from _machine import machine_facts, print_facts
+from _machine import add_isa_option, limit_isa, machine_facts, print_facts
 
 from zhclip_openclip import _precision
 from zhclip_openclip.prompts import classnames, registry, templates
@@ -120,7 +120,9 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tune", action="store_true", help="time batch sizes instead")
     parser.add_argument("--json", type=Path, help="write the result there")
+    add_isa_option(parser)
     args = parser.parse_args()
+    limit_isa(args.isa)
     warnings.simplefilter("ignore")
 
     from clip_benchmark.metrics import zeroshot_classification
