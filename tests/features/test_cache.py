@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from typer.testing import CliRunner
 
@@ -160,3 +162,21 @@ def test_sizes_are_read(monkeypatch):
     monkeypatch.setenv("ZHCLIP_FEATURE_CACHE_SIZE", "much")
     with pytest.raises(ZhclipError, match="ZHCLIP_FEATURE_CACHE_SIZE=much: not a size; write it like 50GB"), using():
         pass
+
+
+def test_a_file_that_goes_away_while_it_is_opened(tmp_path, monkeypatch, capfd):
+    """Another program has thrown it out between our look at the folder and at the file."""
+    cache = FeatureCache(tmp_path, 10**9)
+    cache.write(NAME, WHAT, stored())
+    original = safetensors.safe_open
+
+    def too_late(path, **options):
+        original(path, **options)  # its header is read
+        Path(path).unlink()
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr(safetensors, "safe_open", too_late)
+    assert cache.read(NAME) is None
+    cache.write(NAME, WHAT, stored())
+    assert [entry.rows for entry in cache.entries()] == [0]
+    assert not capfd.readouterr().err

@@ -185,6 +185,8 @@ def _write(path: Path, place: str, what: str, stored: Stored) -> None:
             raise ZhclipError(f"{path}: image features cannot be kept there ({error})") from None
         return  # another program has completed this name and taken the folder of its blocks away
     except OSError as error:
+        if isinstance(error, FileExistsError) and not path.parent.is_file():
+            return  # taken away between mkdir's failure and its look at what is there
         raise ZhclipError(
             f"{path.parent}: image features cannot be kept there ({error.strerror or error}); "
             "name another folder in ZHCLIP_FEATURE_CACHE, or none"
@@ -202,9 +204,9 @@ def _read(path: Path, place: str) -> Stored | None:
         if whole and about.get("content") == _content(tensors):
             return Stored(tensors["features"], tensors.get("labels"), float(about["seconds"]))
         reason = "its content is not what was written" if whole else "it belongs somewhere else"
-    except FileNotFoundError:
-        return None
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        if not path.exists():  # taken away by another program while it was opened, which PyTorch calls a RuntimeError
+            return None
         reason = " ".join(str(error).split())
     print(f"Note: {path} in the feature cache is damaged ({reason}); it is made again", file=sys.stderr)
     with contextlib.suppress(OSError):
@@ -221,7 +223,7 @@ def _entry(folder: Path) -> Entry | None:
             size, used = size + about.st_size, max(used, about.st_mtime)
             if path.suffix != ".safetensors":
                 continue
-            with contextlib.suppress(safetensors.SafetensorError, OSError):
+            with contextlib.suppress(safetensors.SafetensorError, OSError, RuntimeError):
                 with safetensors.safe_open(path, framework="pt") as file:
                     told = file.metadata() or {}
                     rows += file.get_slice("features").get_shape()[0]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from zhclip_openclip.features import ranks
+from zhclip_openclip.features import linear, ranks
 
 _PRIMITIVE = (bool, int, float, str, type(None))
 #: Sizes of the images that a preprocessing is tried on: wide, high, smaller and larger than any crop.
@@ -153,7 +153,7 @@ def _probes() -> tuple[Image.Image, ...]:
 
 
 def precision(device: str, amp: bool) -> list:
-    """What else decides the numbers: kind of device, mixed precision, and the versions that compute them."""
+    """What else decides the numbers: kind of device, precision, what multiplies, and the versions that compute them."""
     kind = torch.device(device).type
     versions = {}
     for package in ("torch", "open_clip_torch", "timm"):
@@ -162,7 +162,8 @@ def precision(device: str, amp: bool) -> list:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     low = str(torch.get_autocast_dtype(kind)) if amp else None
-    return [kind, low, torch.get_float32_matmul_precision(), versions]
+    onednn = not amp and linear.used(device)
+    return [kind, low, torch.get_float32_matmul_precision(), onednn, versions]
 
 
 # ---------------------------------------------------------------- data

@@ -6,6 +6,7 @@ autocast that was asked for.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 
 from zhclip_openclip.features import fingerprint, ranks
 from zhclip_openclip.features.cache import FeatureCache, Stored, describe
+from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
 from zhclip_openclip.features.settings import current
 from zhclip_openclip.features.stream import StreamLayout
@@ -249,7 +251,9 @@ def encoder(
     at_once = IMAGES_AT_ONCE.get(kind, sys.maxsize) if getattr(model, "zhclip_model", None) else sys.maxsize
 
     def encode(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), torch.autocast(kind, enabled=amp):
+        # A compiled tower has its linear layers from the compiler.
+        linear = contextlib.nullcontext() if compiled else fast_linear(model, device, amp)
+        with torch.no_grad(), torch.autocast(kind, enabled=amp), linear:
             images = images.to(device, non_blocking=True)
             if len(images) <= at_once:
                 return F.normalize(model.encode_image(images), dim=-1)

@@ -16,6 +16,7 @@ import torch
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.features import ranks
 from zhclip_openclip.features.image_pass import ImagePass
+from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
 from zhclip_openclip.metrics._features import Features
 from zhclip_openclip.metrics.parts import score_parts
@@ -124,7 +125,8 @@ def _text_encoder(
     """A function from n texts to (n, d) unit features in float32 on the CPU."""
 
     def encode(texts: list[str]) -> torch.Tensor:
-        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
+        autocast = torch.autocast(torch.device(device).type, enabled=amp)
+        with torch.no_grad(), autocast, fast_linear(model, device, amp):
             encoded = model.encode_text(tokenizer(texts).to(device))
             return torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
 

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 
 from zhclip_openclip.features import ranks
+from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
 from zhclip_openclip.prompts._errors import PromptError
 
-#: Tokens in a batch of prompts, by the kind of device. CPU: on a busy 2-core machine RoBERTa-large took 3.1 ms for each
-#: token and 6 layers in batches of 6,144, 4.1 in batches of 3,072 and 5.8 in batches of 384; see
-#: benchmarks/zero_shot_classifier.py --tune for another machine.
-TOKENS_PER_BATCH = {"cpu": 8192}
+#: Tokens in a batch of prompts, by the kind of device. CPU: with 2 cores RoBERTa-large is as fast in batches of 512 to
+#: 4,096 tokens, and 3 to 15 % slower in batches of 8,192; see benchmarks/zero_shot_classifier.py --tune for another
+#: machine.
+TOKENS_PER_BATCH = {"cpu": 4096}
 _OTHER_DEVICES = 16384
 #: What starting a batch costs, in tokens: a batch of a few prompts takes as long as if it had so many more.
 _TOKENS_A_BATCH_COSTS = 128
@@ -58,7 +59,7 @@ def zero_shot_classifier(
     batches = _Batches(model, tokenizer, texts, tokens_per_batch or TOKENS_PER_BATCH.get(kind, _OTHER_DEVICES))
     uses = _Uses(batches.prompt_of_text[text_of], class_of, batches.order)
     with torch.no_grad(), torch.autocast(kind, enabled=amp), Progress("prompts", "", len(batches.order)) as progress:
-        for bounds, blocks in _encoded(model, batches, device, progress):
+        for bounds, blocks in _encoded(model, batches, device, amp, progress):
             for (start, stop), unit in zip(bounds, blocks, strict=True):
                 if total is None:
                     total = torch.zeros(len(classnames), unit.shape[-1], dtype=torch.float32, device=unit.device)
@@ -73,7 +74,7 @@ def zero_shot_classifier(
 
 
 def _encoded(
-    model, batches: _Batches, device: str, progress: Progress
+    model, batches: _Batches, device: str, amp: bool, progress: Progress
 ) -> Iterator[tuple[list[tuple[int, int]], list[torch.Tensor]]]:
     """Batches one after the other: their bounds and (prompts, d) unit features on `device`.
 
@@ -83,7 +84,8 @@ def _encoded(
     for window in _windows(batches.bounds):
         mine = []
         for index in ranks.part(len(window)):
-            features = model.encode_text(batches.tokens(*window[index]).to(device))
+            with fast_linear(model, device, amp):
+                features = model.encode_text(batches.tokens(*window[index]).to(device))
             mine.append(F.normalize(features, dim=-1))
             progress.add(len(features))
         if ranks.size() > 1:
