@@ -114,6 +114,12 @@ def peak_rss_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 1024)
 
 
+def anonymous_mib() -> float:
+    """Memory that this process holds now and that is no mapped file (Linux; elsewhere all that is resident), in MiB."""
+    status = _field("/proc/self/status", r"RssAnon:\s*(\d+) kB")
+    return int(status) / 1024 if status else peak_rss_mib()
+
+
 def reset_peak_rss() -> bool:
     """Starts the peak anew (Linux), so that it is of what follows; False where that can't be done."""
     try:

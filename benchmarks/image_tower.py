@@ -5,12 +5,13 @@
     python benchmarks/image_tower.py --layers 1 --batch 2 --turns 1     # does it run?
     python benchmarks/image_tower.py --device cuda --precision fp16 --batch 256
 
-Ours is the image pass of an evaluation (`features/image_pass.py`: so many images at once) over the tower of
-`zhclip-vit-l-14`; the other side is transformers' CLIPVisionModel with the same weights, to which features have to be
-equal. Weights are random, which changes no time. What the machine can do is measured before and after each of the two,
-since it changes within minutes where others share it: `torch.mm` of a large square and of the shape of the tower's
-first MLP layer (the faster of the two counts), and that shape as a 1 x 1 convolution, which oneDNN computes. Shares are
-medians over the turns of (tower / mean of before and after). FLOPs are counted by formula, `flops`.
+Ours is the image pass of an evaluation (`features/image_pass.py`: so many images at once, and on some CPUs the linear
+layers of `features/linear.py`) over the tower of `zhclip-vit-l-14`; the other side is transformers' CLIPVisionModel
+with the same weights, to which features have to be equal. Weights are random, which changes no time. What the machine
+can do is measured before and after each of the two, since it changes within minutes where others share it: `torch.mm`
+of a large square and of the shape of the tower's first MLP layer (the faster of the two counts as the rate of its
+sgemm), and that shape as oneDNN computes it, which on some CPUs is faster. Shares are medians over the turns of
+(tower / mean of before and after). FLOPs are counted by formula, `flops`.
 """
 
 from __future__ import annotations
@@ -148,13 +149,13 @@ class Products:
         n, rows = SQUARE[precision.kind], TOKENS * images
         a, b = torch.randn(n, n, **make), torch.randn(n, n, **make)
         x, w = torch.randn(rows, WIDTH, **make), torch.randn(MLP, WIDTH, **make)
-        image, kernel = x.view(1, rows, 1, WIDTH).permute(0, 3, 1, 2), w[:, :, None, None]
         self._precision = precision
         self._calls = {
             f"torch.mm {n} x {n}": (lambda: torch.mm(a, b), 2 * n**3),
             f"torch.mm {rows} x {WIDTH} x {MLP}": (lambda: torch.mm(x, w.t()), 2 * rows * WIDTH * MLP),
-            "1 x 1 convolution": (lambda: torch.nn.functional.conv2d(image, kernel), 2 * rows * WIDTH * MLP),
         }
+        if precision.kind == "cpu" and precision.name == "fp32":
+            self._calls[f"oneDNN {rows} x {WIDTH} x {MLP}"] = (lambda: onednn(x, w), 2 * rows * WIDTH * MLP)
         self._repeats = {
             name: max(1, round(self._calls[f"torch.mm {n} x {n}"][1] / count))
             for name, (_, count) in self._calls.items()
@@ -170,6 +171,16 @@ class Products:
         return rates
 
 
+def onednn(layer_input, weight, bias=None):
+    """A linear layer as oneDNN computes it."""
+    import torch
+
+    from zhclip_openclip.features.linear import OneDnnLinear
+
+    with torch.no_grad(), OneDnnLinear():
+        return torch.nn.functional.linear(layer_input, weight, bias)
+
+
 # ---------------------------------------------------------------- ours, transformers, the machine
 
 
@@ -182,7 +193,7 @@ def compare(ours, theirs, precision: Precision, batch: int, layers: int, turns: 
     images = torch.randn(batch, 3, PIXELS, PIXELS, device=precision.device)
     at_once = min(batch, IMAGES_AT_ONCE.get(precision.kind, batch))
     products = Products(precision, at_once)
-    encode = encoder(ours, precision.device, amp=False)  # with autocast around it, whose precision is then ours to say
+    encode = encoder(ours, precision.device, amp=precision.name != "fp32")  # within an autocast that says which
     sides = {"ours": precision.run(encode), "theirs": precision.run(theirs)}
     warm = images[: min(batch, at_once)]
     for run in sides.values():
@@ -241,8 +252,7 @@ def largest_difference(ours, theirs, precision: Precision) -> float:
 
 
 def one_by_one(layer_input, weight, bias=None):
-    """A linear layer as a 1 x 1 convolution of the rows as an image of one column: oneDNN's product, where a linear
-    layer in fp32 is MKL's."""
+    """A linear layer as a 1 x 1 convolution of the rows as an image of one column, which oneDNN computes."""
     import torch
 
     *lead, width = layer_input.shape
@@ -252,11 +262,13 @@ def one_by_one(layer_input, weight, bias=None):
 
 
 def variants(ours, precision: Precision, layers: int) -> dict[str, Callable]:
-    """Name -> function that makes a function of images: the tower, run another way. The first is as it is."""
+    """Name -> function that makes a function of images: the tower, run another way. The first is PyTorch's own."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    class OneDnnLinear(TorchFunctionMode):
+    from zhclip_openclip.features.linear import OneDnnLinear
+
+    class Convolutions(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
             if func is torch.nn.functional.linear:
                 return one_by_one(*args, **(kwargs or {}))
@@ -302,7 +314,7 @@ def variants(ours, precision: Precision, layers: int) -> dict[str, Callable]:
         return towers(layers, "zhclip-vit-l-14-quickgelu")[0].to(precision.device)
 
     tried = {
-        "as it is (no_grad)": lambda: ours,
+        "as PyTorch runs it (no_grad)": lambda: ours,
         "inference_mode": lambda: within(torch.inference_mode),
         "channels_last": channels_last,
         "QuickGELU instead of GELU (another model)": quick_gelu,
@@ -311,8 +323,9 @@ def variants(ours, precision: Precision, layers: int) -> dict[str, Callable]:
     if precision.kind == "cpu":
         tried |= {
             "torch.compile, freezing": lambda: torch.compile(copy.deepcopy(ours), options={"freezing": True}),
-            "linear layers as 1 x 1 convolutions (oneDNN)": lambda: within(OneDnnLinear),
-            "linear layers packed for oneDNN": lambda: packed(False),
+            "oneDNN's linear layers (the image pass)": lambda: within(OneDnnLinear),
+            "linear layers as 1 x 1 convolutions": lambda: within(Convolutions),
+            "weights packed for oneDNN": lambda: packed(False),
             "packed for oneDNN, GELU in the same go": lambda: packed(True),
         }
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
@@ -324,7 +337,7 @@ def variants(ours, precision: Precision, layers: int) -> dict[str, Callable]:
 
 
 def tune(ours, theirs, precision: Precision, batch: int, layers: int, turns: int) -> list[Table]:
-    """Every variant and size of batch against the tower as it is, in turns."""
+    """Every variant and size of batch against the tower as PyTorch runs it, in turns."""
     import torch
 
     images = torch.randn(batch, 3, PIXELS, PIXELS, device=precision.device)
@@ -400,11 +413,24 @@ def pieces(ours, precision: Precision, layers: int, turns: int) -> Table:
     """A batch cut into so many images at once."""
     import torch
 
+    from zhclip_openclip.features.linear import fast_linear
+
+    def split(size: int):
+        def run(images):
+            with fast_linear(ours, precision.device, precision.name != "fp32"):
+                return torch.cat([ours(part) for part in images.split(size)])
+
+        return precision.run(run)
+
     images = torch.randn(16, 3, PIXELS, PIXELS)
-    run = {size: precision.run(lambda x, n=size: torch.cat([ours(p) for p in x.split(n)])) for size in (1, 2, 4, 8, 16)}
+    run = {size: split(size) for size in (1, 2, 4, 8, 16)}
     seconds = in_turns(run, lambda function: precision.seconds(function, images), turns)
     rows = [[str(n), number(statistics.median(t) / 16), ratio(seconds[16], t)] for n, t in seconds.items()]
-    return Table(f"16 images in pieces, {layers} layers, {turns} turns", ["at once", "s an image", "speed"], rows)
+    return Table(
+        f"16 images in pieces, as the image pass runs them, {layers} layers, {turns} turns",
+        ["at once", "s an image", "speed"],
+        rows,
+    )
 
 
 def main() -> None:

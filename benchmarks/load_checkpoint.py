@@ -19,14 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from _machine import machine_facts, print_facts
+from _report import Report, Row, begin, finish
 
 WAYS = ("read", "ours", "open_clip", "transformers")
 NAME = "zhclip-vit-l-14"
@@ -120,8 +119,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.one[0], Path(args.one[1]))))
         return
-    facts = machine_facts("open_clip_torch", "transformers", "safetensors", "zhclip-openclip")
-    print_facts(facts)
+    facts = begin("open_clip_torch", "transformers", "safetensors")
     with tempfile.TemporaryDirectory(prefix="zhclip-load-") as name:
         folder = Path(name)
         if args.file:
@@ -144,16 +142,17 @@ def main() -> None:
                     env={**os.environ, "HF_HUB_OFFLINE": "1"},
                 )
                 rounds[way].append(json.loads(out.stdout.strip().splitlines()[-1]))
-    report = {}
-    base = statistics.median(entry["seconds"] for entry in rounds["read"])
-    print(f"file {size / 1e9:.2f} GB, median of {args.repeat} rounds")
-    for way in WAYS:
-        seconds = statistics.median(entry["seconds"] for entry in rounds[way])
-        peak = statistics.median(entry["peak_bytes"] for entry in rounds[way]) / size
-        report[way] = {"seconds": seconds, "ratio_to_read": seconds / base, "peak_to_file": peak, "rounds": rounds[way]}
-        print(f"{way:>13}: {seconds:6.2f} s = {seconds / base:5.2f} x read, peak {peak:.2f} x file")
-    if args.json:
-        args.json.write_text(json.dumps({"machine": facts, "file_bytes": size, "ways": report}, indent=1))
+    seconds = {way: [entry["seconds"] for entry in found] for way, found in rounds.items()}
+    peak = {way: [entry["peak_bytes"] / size for entry in found] for way, found in rounds.items()}
+    what = f"create_model with a file of {size / 1e9:.2f} GB"
+    rows = [
+        Row("loading", what, "s", seconds["ours"], "the bare reading", seconds["read"], "ours / theirs", at_most=1.5),
+        Row("loading_open_clip", what, "s", seconds["ours"], "plain open_clip", seconds["open_clip"]),
+        Row("loading_transformers", what, "s", seconds["ours"], "transformers", seconds["transformers"]),
+    ]
+    for way, peer in (("read", "the bare reading"), ("open_clip", "plain open_clip"), ("transformers", "transformers")):
+        rows.append(Row(f"loading_memory_{way}", "peak memory in sizes of the file", "", peak["ours"], peer, peak[way]))
+    finish(Report(rows, settings={"file_bytes": size}, details={"rounds": rounds}), facts, args.json)
 
 
 if __name__ == "__main__":

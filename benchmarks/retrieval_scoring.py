@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _machine import machine_facts, peak_rss_mib, print_facts, reset_peak_rss
+from _machine import peak_rss_mib, reset_peak_rss
+from _report import Report, Row, begin, finish
 
 KS = (1, 5, 10)
 BATCH = 64  # CLIP_benchmark's default
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="CLIP_benchmark answers all queries")
     parser.add_argument("--small", action="store_true", help="3,000 images x 500 texts x 64, once")
     parser.add_argument("--million", action="store_true", help="ours alone at 1,000,000 x 10,000 x 768 (or as given)")
-    parser.add_argument("--json", help="write all measurements here")
+    parser.add_argument("--json", type=Path, help="write the result there")
     parser.add_argument("--scratch", default=tempfile.gettempdir(), help="folder for the 3 GB of --million")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
@@ -207,30 +207,33 @@ def main() -> None:
         return
     if args.small:
         args.images, args.texts, args.dim, args.queries, args.repeat = 3_000, 500, 64, 128, 1
-    facts = machine_facts("clip_benchmark", "cn_clip")
-    print_facts(facts)
-    report = {"machine": facts, "images": args.images, "texts": args.texts, "dim": args.dim, "full": args.full}
-    report["million" if args.million else "scoring"] = million(args) if args.million else compare(args)
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1))
+    facts = begin("clip_benchmark", "cn_clip")
+    finish(million(args) if args.million else compare(args), facts, args.json)
 
 
-def million(args: argparse.Namespace) -> dict:
+def million(args: argparse.Namespace) -> Report:
     if (args.images, args.texts) == (29_806, 5_008):
         args.images, args.texts = 1_000_000, 10_000
     result = in_process("million", args)
-    print(
-        f"{args.images:,} images x {args.texts:,} texts x {args.dim}, both directions, recalls and top 10: "
-        f"{result['recalls_and_top10']:.0f} s, peak {result['peak_mib'] / 1024:.2f} GiB (the file's pages included)"
-    )
-    return result
+    what = f"{args.images:,} images x {args.texts:,} texts x {args.dim}, both directions, recalls and top 10"
+    rows = [
+        Row("million", what, "s", [result["recalls_and_top10"]]),
+        Row("million_memory", "its peak memory, mapped pages of the features included", "GiB",
+            [result["peak_mib"] / 1024], at_most=6),
+    ]  # fmt: skip
+    return Report(rows, settings=sizes(args), details=result)
 
 
-def compare(args: argparse.Namespace) -> dict:
+def sizes(args: argparse.Namespace) -> dict:
+    return {name: getattr(args, name) for name in ("images", "texts", "dim", "full")}
+
+
+def compare(args: argparse.Namespace) -> Report:
     runs: dict[str, list[dict]] = {side: [] for side in ("ours", "clip_benchmark", "cn_clip")}
-    for _ in range(args.repeat):
+    for turn in range(args.repeat):
         for side in ("ours", "clip_benchmark"):
             runs[side].append(in_process(side, args))
+            print(f"turn {turn + 1}: {side} done", flush=True)
     runs["cn_clip"].append(in_process("cn_clip", args))
     ours, theirs = runs["ours"][0], runs["clip_benchmark"][0]
     differing = sum(
@@ -242,45 +245,34 @@ def compare(args: argparse.Namespace) -> dict:
     for run in runs["ours"] + runs["clip_benchmark"]:
         del run["hits"]
 
-    def median(side: str, *keys: str) -> float:
-        return statistics.median(sum(run[key] for key in keys) for run in runs[side])
+    def each(side: str, value) -> list[float]:
+        return [value(run) for run in runs[side]]
 
-    scoring, with_top = (
-        statistics.median(run[label] - run[f"{label}_products"] for run in runs["ours"])
-        for label in ("recalls", "recalls_and_top10")
-    )
-    result = {
-        "runs": runs,
-        "hits_that_differ": differing,
-        "functions_ratio": median("clip_benchmark", "functions") / scoring,
-        "whole_ratio": median("clip_benchmark", "functions", "products") / median("ours", "recalls"),
-        "memory_ratio": median("clip_benchmark", "mib") / median("ours", "recalls_mib"),
-    }
+    def own(label: str):
+        return lambda run: run[label] - run[f"{label}_products"]
+
+    theirs_alone = each("clip_benchmark", lambda run: run["functions"])
+    theirs_whole = each("clip_benchmark", lambda run: run["functions"] + run["products"])
+    mib = each("clip_benchmark", lambda run: run["mib"])
+    rows = [
+        Row("retrieval", "functions: recalls at 1, 5, 10", "s", each("ours", own("recalls")), "clip_benchmark",
+            theirs_alone, at_least=50),
+        Row("retrieval_whole", "with the matrix products", "s", each("ours", lambda run: run["recalls"]),
+            "clip_benchmark", theirs_whole),
+        Row("retrieval_top", "recalls and the ten best of every query", "s",
+            each("ours", lambda run: run["recalls_and_top10"]), "clip_benchmark, recalls alone", theirs_whole),
+        Row("retrieval_cn_clip", "functions", "s", each("ours", own("recalls")), "cn_clip.eval",
+            each("cn_clip", lambda run: run["functions"])),
+        Row("retrieval_memory", "memory", "MiB", each("ours", lambda run: run["recalls_mib"]), "clip_benchmark", mib,
+            at_least=10),
+    ]  # fmt: skip
     checked = _checked(args)
     how = "all queries" if args.full else f"{checked[0]} and {checked[1]} queries, scaled up linearly"
-    size = f"{args.images:,} images x {args.texts:,} texts x {args.dim}"
-    print(f"\n{size}, both directions, k = 1, 5, 10; median of {args.repeat}")
-    print(f"{'':20}{'functions':>12}{'products':>12}{'whole':>12}{'memory':>12}")
-    for label, functions, products, memory in (
-        (
-            "CLIP_benchmark",
-            median("clip_benchmark", "functions"),
-            median("clip_benchmark", "products"),
-            ("clip_benchmark", "mib"),
-        ),
-        ("ours", scoring, median("ours", "recalls_products"), ("ours", "recalls_mib")),
-        ("ours with top 10", with_top, median("ours", "recalls_and_top10_products"), ("ours", "recalls_and_top10_mib")),
-    ):
-        whole = functions + products
-        print(f"  {label:18}{functions:10.2f} s{products:10.2f} s{whole:10.2f} s{median(*memory):8.0f} MiB")
-    script = median("cn_clip", "functions")
-    print(f"  cn_clip's make_topk_predictions, both directions: {script:.0f} s, scaled up from 64 queries each")
-    print(f"  CLIP_benchmark answered {how}; {differing} of {len(KS) * sum(checked):,} hits differ")
-    print(
-        f"  ratios: functions {result['functions_ratio']:.0f}x, whole {result['whole_ratio']:.0f}x, "
-        f"memory 1/{result['memory_ratio']:.0f}"
+    note = (
+        f"{args.images:,} images x {args.texts:,} texts x {args.dim}, both directions. clip_benchmark answered {how}; "
+        f"{differing} of {len(KS) * sum(checked):,} hits differ. cn_clip's script: scaled up from 64 each way."
     )
-    return result
+    return Report(rows, settings=sizes(args), notes=[note], details={"runs": runs, "hits_that_differ": differing})
 
 
 if __name__ == "__main__":

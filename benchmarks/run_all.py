@@ -1,6 +1,6 @@
 """Runs the benchmarks one after another and writes the table of docs/performance.md from what they measured.
 
-    python benchmarks/run_all.py               # all, about 15 minutes on two idle cores
+    python benchmarks/run_all.py               # all, about an hour on two idle cores
     python benchmarks/run_all.py --only loading classifier
     python benchmarks/run_all.py --render      # only the page, from docs/performance.json
 
@@ -27,88 +27,28 @@ BEGIN, END = "<!-- made by benchmarks/run_all.py: begin -->", "<!-- end -->"
 
 #: name -> title of its section, script and arguments.
 RUNS = {
-    "classifier": ("Building a zero-shot classifier", "zero_shot_classifier.py --classes 6 --repeats 1"),
+    "classifier": ("Building a zero-shot classifier", "zero_shot_classifier.py"),
     "classifier_avx2": (
-        "The same without bf16 units",
-        "zero_shot_classifier.py --classes 2 --repeats 1 --isa avx2",
+        "Building a zero-shot classifier without bf16 units",
+        "zero_shot_classifier.py --dataset cifar10 --templates zh --classes 10 --isa avx2",
     ),
     "retrieval": ("Retrieval scoring at MUGE's size", "retrieval_scoring.py"),
+    "million": ("Retrieval scoring, a million images", "retrieval_scoring.py --million"),
     "loading": ("Loading ZH-CLIP from a file", "load_checkpoint.py --repeat 3"),
     "image_tower": ("The image tower", "image_tower.py"),
-    "whole": ("A whole evaluation", "whole_evaluation.py"),
-    "whole_avx2": ("The same without bf16 units", "whole_evaluation.py --isa avx2"),
+    "image_tower_tune": ("The image tower, run in other ways", "image_tower.py --tune --layers 4 --batch 8"),
+    "whole": ("A whole evaluation", "whole_evaluation.py --repeats 3"),
+    "whole_avx2": ("A whole evaluation without bf16 units", "whole_evaluation.py --repeats 2 --isa avx2"),
     "scaling": ("How scoring grows", "scaling.py --million"),
+    "import": ("`import torch`", "import_time.py"),
 }
 #: Why a target is missed, by the key of its row.
 REASONS = {
     "classifier_default": "the target is for a CPU without bf16 units, where clip_benchmark's default is emulated; "
     "this one has them, and both sides use them",
-    "classifier_no_amp": "the ratio moves with what else the cores do; both sides are limited by the same products",
-    "whole_evaluation": "the target is for a CPU without bf16 units; here both sides use them, and the 20 images cost "
-    "both the same",
-    "whole_evaluation_avx2": "the 20 images and the imports cost both sides the same",
+    "whole_evaluation": "the target is for a CPU without bf16 units, where clip_benchmark's default is emulated; this "
+    "one has them, both sides use them, and the imports and the 20 images cost both the same",
 }
-
-
-# ---------------------------------------------------------------- scripts with a form of their own
-
-
-def from_loading(data: dict) -> list[Row]:
-    ways = {way: [entry["seconds"] for entry in found["rounds"]] for way, found in data["ways"].items()}
-    size = data["file_bytes"]
-    peak = {way: [entry["peak_bytes"] / size for entry in found["rounds"]] for way, found in data["ways"].items()}
-    return [
-        Row("loading", "create_model with a file of 2.5 GB", "s", ways["ours"], "the bare reading", ways["read"],
-            "ours / theirs", at_most=1.5),
-        Row("loading_open_clip", "the same", "s", ways["ours"], "plain open_clip", ways["open_clip"]),
-        Row("loading_transformers", "the same", "s", ways["ours"], "transformers", ways["transformers"]),
-        Row("loading_memory", "peak memory, of the file", "", peak["ours"], "plain open_clip", peak["open_clip"]),
-    ]  # fmt: skip
-
-
-def from_classifier(data: dict) -> list[Row]:
-    times, limited = data["milliseconds_a_prompt"], bool(data["machine"].get("onednn_limit"))
-    end = ", AVX2 only" if limited else ""
-    return [
-        Row(f"classifier_no_amp{'_avx2' if limited else ''}", f"--no_amp{end}", "ms a prompt", times["ours fp32"],
-            "clip_benchmark", times["clip_benchmark --no_amp"], at_least=7),
-        Row(f"classifier_default{'_avx2' if limited else ''}", f"default precision{end}", "ms a prompt",
-            times["ours default"], "clip_benchmark", times["clip_benchmark default"], at_least=40),
-    ]  # fmt: skip
-
-
-def from_retrieval(data: dict) -> list[Row]:
-    runs = data["scoring"]["runs"]
-    ours, theirs, cn_clip = runs["ours"], runs["clip_benchmark"], runs["cn_clip"]
-
-    def own(run: dict) -> float:
-        return run["recalls"] - run["recalls_products"]
-
-    return [
-        Row("retrieval", "its functions: recalls at 1, 5, 10", "s", [own(run) for run in ours], "clip_benchmark",
-            [run["functions"] for run in theirs], ratio=data["scoring"]["functions_ratio"], at_least=50),
-        Row("retrieval_whole", "with the matrix products", "s", [run["recalls"] for run in ours], "clip_benchmark",
-            [run["functions"] + run["products"] for run in theirs], ratio=data["scoring"]["whole_ratio"]),
-        Row("retrieval_cn_clip", "its functions", "s", [own(run) for run in ours], "cn_clip.eval",
-            [run["functions"] for run in cn_clip]),
-        Row("retrieval_memory", "memory, theirs / ours", "", [data["scoring"]["memory_ratio"]], at_least=10),
-    ]  # fmt: skip
-
-
-ADAPTERS = {"loading": from_loading, "classifier": from_classifier, "retrieval": from_retrieval}
-
-
-def report_of(name: str, data: dict, command: str, date: str) -> Report:
-    """The common form of what the script of this name has written."""
-    adapter = ADAPTERS.get(name.removesuffix("_avx2"))
-    if adapter is None:
-        return Report.read(data)
-    notes = []
-    if "largest_difference_fp32" in data:
-        notes.append(f"The classifiers differ by at most {data['largest_difference_fp32']:.0e} in fp32.")
-    return Report(
-        adapter(data), notes=notes, command=command, date=date, machine={"onednn_limit": None, **data["machine"]}
-    )
 
 
 # ---------------------------------------------------------------- the page
@@ -123,16 +63,18 @@ def render(results: dict[str, dict]) -> str:
             if row.met is not None:
                 lines.append(_line(row, prefix=f"{RUNS[name][0]}: "))
     lines.append("")
-    missed = [row for report in reports.values() for row in report.rows if row.met is False]
-    for row in missed:
-        reason = REASONS.get(row.key, "")
-        lines.append(f"- {row.what}: missed by {100 * row.missed_by:.0f} %{', because ' + reason if reason else ''}.")
+    for name, report in reports.items():
+        for row in report.rows:
+            if row.met is False:
+                reason = f", because {REASONS[row.key]}" if row.key in REASONS else ""
+                lines.append(f"- {RUNS[name][0]}: {row.what}: missed by {100 * row.missed_by:.0f} %{reason}.")
     for name, report in reports.items():
         lines += ["", f"## {RUNS[name][0]}", ""]
         lines.append(f"`{report.command}` on {report.date}. {describe_machine(report.machine)}; "
                      f"{describe_versions(report.machine)}.")  # fmt: skip
-        lines += ["", "| | ours | the other side | ratio | target | |", "|---|---|---|---|---|---|"]
-        lines += [_line(row) for row in report.rows]
+        if report.rows:
+            lines += ["", "| | ours | the other side | ratio | target | |", "|---|---|---|---|---|---|"]
+            lines += [_line(row) for row in report.rows]
         for table in report.tables:
             lines += ["", f"{table.title}:", "", "| " + " | ".join(table.head) + " |", "|" + "---|" * len(table.head)]
             lines += ["| " + " | ".join(cells) + " |" for cells in table.rows]
@@ -169,11 +111,7 @@ def main() -> None:
             if done.returncode:
                 failed.append(name)
                 continue
-            import datetime
-
-            data = json.loads(Path(file.name).read_text("utf-8"))
-            command = f"python benchmarks/{RUNS[name][1]}"
-            results[name] = report_of(name, data, command, datetime.date.today().isoformat()).as_json()
+            results[name] = Report.read(json.loads(Path(file.name).read_text("utf-8"))).as_json()
         write_json(RESULTS, results)
     temporary = PAGE.with_name(PAGE.name + ".tmp")
     temporary.write_text(page(results, PAGE.read_text("utf-8")), "utf-8")

@@ -69,6 +69,13 @@ def test_what_is_left_to_pytorch(calls, given):
     assert not calls
 
 
+def test_autocast_decides_on_the_precision(calls):
+    layer, given = torch.nn.Linear(48, 80), torch.randn(4, 48)
+    with torch.no_grad(), linear.OneDnnLinear(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(given).dtype == torch.bfloat16
+    assert not calls
+
+
 def test_gradients_are_recorded(calls):
     layer = torch.nn.Linear(48, 80)
     with linear.OneDnnLinear():

@@ -102,9 +102,11 @@ def _devices() -> list[Finding]:
     import torch
 
     from zhclip_openclip._precision import cpu_has_bf16
+    from zhclip_openclip.features import linear
 
     bf16 = "bf16 units" if cpu_has_bf16() else "no bf16 units: evaluation runs in fp32"
-    findings = [Finding("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16}")]
+    products = "fp32 products by oneDNN" if linear.used("cpu") else "fp32 products as PyTorch computes them"
+    findings = [Finding("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16}; {products}")]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)

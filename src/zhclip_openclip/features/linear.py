@@ -95,6 +95,7 @@ class OneDnnLinear(TorchFunctionMode):
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     plain = (
         not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and input.dim() >= 2
         and input.numel() > 0
         and all(part is None or _dense(part) for part in (input, weight, bias))
