@@ -32,6 +32,10 @@ RUNS = {
         "Building a zero-shot classifier without bf16 units",
         "zero_shot_classifier.py --dataset cifar10 --templates zh --classes 10 --isa avx2",
     ),
+    "classifier_tune": (
+        "Building a zero-shot classifier, by size of the batches",
+        "zero_shot_classifier.py --tune --layers 4",
+    ),
     "retrieval": ("Retrieval scoring at MUGE's size", "retrieval_scoring.py"),
     "million": ("Retrieval scoring, a million images", "retrieval_scoring.py --million"),
     "loading": ("Loading ZH-CLIP from a file", "load_checkpoint.py --repeat 3"),

@@ -204,3 +204,12 @@ def test_names_of_the_users_own_for_elevaters_data(evaluate, tmp_path):
     assert "has 1 class names, and elevater/cifar-10 has 3" in refused(
         evaluate, *arguments, "--custom_classname_file", names
     )
+
+
+def test_shards_of_somebody_say_that_they_stay_as_they_are(evaluate, digits, capfd):
+    """Chinese was asked for, and there are no Chinese names for them."""
+    evaluate("--dataset", "wds/my-own", "--dataset_root", digits)
+    note = "Note: there are no Chinese names for wds/my-own"
+    assert note in capfd.readouterr().out
+    evaluate("--dataset", "wds/my-own", "--dataset_root", digits, "--language", "en")
+    assert note not in capfd.readouterr().out

@@ -7,7 +7,6 @@ this package; for the others the folder names, where stock open_clip looks for a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from copy import deepcopy
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zhclip_openclip._errors import CheckpointError
+from zhclip_openclip._files import umask
 from zhclip_openclip.families import Model
 from zhclip_openclip.towers import text_configs
 
@@ -68,7 +68,7 @@ def write(module: torch.nn.Module, tokenizer, model: Model, source: str, output:
         content = config(model, dict(module.visual.preprocess_cfg), source)
         (temporary / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         tokenizer.tokenizer.save_pretrained(temporary)
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         if output.exists():
             output.rmdir()
         temporary.rename(output)
@@ -76,12 +76,6 @@ def write(module: torch.nn.Module, tokenizer, model: Model, source: str, output:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return output
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def written_for(folder: Path) -> str | None:

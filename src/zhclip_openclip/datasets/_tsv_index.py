@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from zhclip_openclip._files import whole_file
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import ImageSource, Skipped, decode_image
 from zhclip_openclip.datasets._text_lines import UTF8_BOM, decode
@@ -100,17 +101,11 @@ def _load(path: Path) -> dict[str, np.ndarray] | None:
 
 def _save(path: Path, index: dict[str, np.ndarray]) -> None:
     for target in (index_path(path), _cache_path(path)):
-        temporary = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=target.name, suffix=".part", dir=target.parent)
-            with os.fdopen(handle, "wb") as file:
+        # A read-only folder or a full disk: the index is a convenience.
+        with contextlib.suppress(OSError):
+            with whole_file(target) as part, part.open("wb") as file:
                 np.savez(file, **index)
-            os.replace(temporary, target)
             return
-        except OSError:  # a read-only folder or a full disk: the index is a convenience
-            if temporary and os.path.exists(temporary):
-                os.unlink(temporary)
 
 
 def _build(path: Path) -> dict[str, np.ndarray]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zhclip_openclip._files import whole_file
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import decode_image
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
@@ -81,14 +80,8 @@ def contact_sheet(
         for number, text in enumerate(lines, start=1):
             draw.text((left, top + number * line), text, font=face, fill="black")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    with os.fdopen(handle, "wb") as file:
-        file.write(buffer.getvalue())
-    os.chmod(part, 0o644)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        sheet.save(part, "PNG")
     return path
 
 

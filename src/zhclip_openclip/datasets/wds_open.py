@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zhclip_openclip._files import whole_file
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._relations import TextRecord, resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
@@ -148,16 +148,11 @@ def _download(url: str, path: Path, always: bool = False, optional: bool = False
             length = response.headers.get("Content-Length")
             if not always and path.is_file() and length is not None and path.stat().st_size == int(length):
                 return True
-            handle, part = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
+            with whole_file(path) as part:
+                with part.open("wb") as file:
                     shutil.copyfileobj(response, file, 2**20)
-                if length is not None and os.path.getsize(part) != int(length):
+                if length is not None and part.stat().st_size != int(length):
                     raise DatasetError(f"{url}: the connection broke off; start again")
-                os.replace(part, path)
-            finally:
-                if os.path.exists(part):
-                    os.unlink(part)
             return True
     except urllib.error.HTTPError as error:
         if optional and error.code == 404:

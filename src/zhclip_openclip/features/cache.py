@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._files import whole_file
 
 FORMAT_VERSION = "1"
 _WHOLE = "features.safetensors"
@@ -169,17 +169,8 @@ def _write(path: Path, place: str, what: str, stored: Stored) -> None:
         "content": _content(tensors),
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-        try:
-            os.close(handle)
-            save_file(tensors, temporary, about)
-            os.chmod(temporary, 0o644)  # mkstemp makes it private
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with whole_file(path) as part:
+            save_file(tensors, part, about)
     except (FileNotFoundError, safetensors.SafetensorError) as error:
         if isinstance(error, safetensors.SafetensorError) and "No such file" not in str(error):
             raise ZhclipError(f"{path}: image features cannot be kept there ({error})") from None

@@ -4,6 +4,7 @@ own path throughout."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import inspect
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._files import whole_file
 from zhclip_openclip.families import all_families, all_names, find
 from zhclip_openclip.integrations._patching import Patch, apply
 
@@ -215,9 +217,8 @@ def _finish(running: _Running) -> None:
     if skipped:
         result["skipped_images"] = {"count": len(skipped), "images": [list(entry) for entry in skipped]}
     result.update(running.added)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
 
 
 # ---------------------------------------------------------------- models
@@ -283,7 +284,7 @@ def _build(original, call):
     """The data set, and whether any of it is our doing."""
     from zhclip_openclip import prompts
     from zhclip_openclip.datasets import chinese_captions
-    from zhclip_openclip.prompts import templates
+    from zhclip_openclip.prompts import languages, templates
 
     given = call.arguments
     name, language, task, split = given["dataset_name"], given["language"], given["task"], given["split"]
@@ -319,7 +320,12 @@ def _build(original, call):
     if chinese:
         given["language"] = codes.get(prompts.normalise(language), language)
         return chinese_captions.ChineseCaptions(original(*call.args, **call.kwargs), _options.raw_captions), True
-    return original(*call.args, **call.kwargs), False
+    built = original(*call.args, **call.kwargs)
+    if task == "zeroshot_classification" and name.startswith("wds/"):
+        with contextlib.suppress(ZhclipError):  # a language that we do not know is clip_benchmark's business here
+            if languages.is_chinese(language):
+                print(f"Note: there are no Chinese names for {name}: the names and templates in its folder are used")
+    return built, False
 
 
 def _is_indexed(dataset) -> bool:

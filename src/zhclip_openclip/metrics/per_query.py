@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from zhclip_openclip._files import whole_file
 from zhclip_openclip.metrics.recall import RetrievalScores
 
 FORMAT_VERSION = 1
@@ -67,16 +67,8 @@ def save_per_query(
         arrays[f"{direction}_counted"] = scores.counted[direction]
         if direction in scores.top:
             arrays[f"{direction}_top"] = scores.top[direction].astype(np.int32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     return path
 
 

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from zhclip_openclip._files import whole_file
 from zhclip_openclip.metrics.classification import average_precision_per_class, map_11_points, per_class_recall
 
 FORMAT_VERSION = 1
@@ -77,16 +77,8 @@ def save_per_sample(
         **(meta or {}),
     }
     arrays["meta"] = np.array(json.dumps(described, ensure_ascii=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     return path
 
 

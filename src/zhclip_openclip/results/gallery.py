@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import os
-import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._files import whole_file
 from zhclip_openclip._paths import DATA
 from zhclip_openclip.datasets import retrieval
 from zhclip_openclip.datasets._dataset_error import DatasetError
@@ -94,16 +94,8 @@ def write_gallery(
     dataset = open_scored(read, dataset_root, split, image_folder)
     page = render(read, dataset, number, seed)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=output.name, suffix=".part", dir=output.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(page)
-            os.chmod(part, 0o644)  # mkstemp makes it private
-            os.replace(part, output)
-        except BaseException:
-            os.unlink(part)
-            raise
+        with whole_file(output) as part:
+            part.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ZhclipError(f"{output}: cannot be written ({error.strerror}); give another --output") from None
     return output

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 from pathlib import Path
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._files import whole_file
 from zhclip_openclip.results._model import Report
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "html")
@@ -33,16 +33,8 @@ def write(report: Report, format: str, output: str | os.PathLike[str]) -> Path:
     if output.is_dir():
         raise ZhclipError(f"{output}: a folder; give --output the name of a file in it")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=output.name, suffix=".part", dir=output.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.chmod(part, 0o644)  # mkstemp makes it private
-            os.replace(part, output)
-        except BaseException:
-            os.unlink(part)
-            raise
+        with whole_file(output) as part:
+            part.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise ZhclipError(f"{output}: cannot be written ({error.strerror}); give another --output") from None
     return output
