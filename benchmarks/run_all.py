@@ -1,11 +1,12 @@
-"""Runs the benchmarks one after another and writes the table of docs/performance.md from what they measured.
+"""Runs the benchmarks one after another and writes the tables of a page in docs/ from what they measured.
 
     python benchmarks/run_all.py               # all, about an hour on two idle cores
     python benchmarks/run_all.py --only loading classifier
     python benchmarks/run_all.py --render      # only the page, from docs/performance.json
+    python benchmarks/run_all.py --page performance_bf16    # docs/performance_bf16.md, of a machine with bf16 units
 
-Each script runs in a process of its own; results are kept in docs/performance.json, so that one can be measured again
-without the others. tests/test_performance_page.py notices when the page is not what this makes of that file.
+Each script runs in a process of its own; results are kept in a JSON file beside the page, so that one can be measured
+again without the others. tests/test_performance_page.py notices when a page is not what this makes of its file.
 """
 
 from __future__ import annotations
@@ -22,16 +23,14 @@ from _machine import describe_machine, describe_versions
 from _report import Report, Row, number, quantity, target, verdict, write_json
 
 HERE = Path(__file__).resolve().parent
-PAGE, RESULTS = HERE.parent / "docs" / "performance.md", HERE.parent / "docs" / "performance.json"
+DOCS = HERE.parent / "docs"
+#: One page for each kind of machine, `docs/NAME.md`, and beside it what was measured there, `docs/NAME.json`.
+PAGES = ("performance", "performance_bf16")
 BEGIN, END = "<!-- made by benchmarks/run_all.py: begin -->", "<!-- end -->"
 
 #: name -> title of its section, script and arguments.
 RUNS = {
     "classifier": ("Building a zero-shot classifier", "zero_shot_classifier.py"),
-    "classifier_avx2": (
-        "Building a zero-shot classifier without bf16 units",
-        "zero_shot_classifier.py --dataset cifar10 --templates zh --classes 10 --isa avx2",
-    ),
     "classifier_tune": (
         "Building a zero-shot classifier, by size of the batches",
         "zero_shot_classifier.py --tune --layers 4",
@@ -41,13 +40,14 @@ RUNS = {
     "loading": ("Loading ZH-CLIP from a file", "load_checkpoint.py --repeat 3"),
     "image_tower": ("The image tower", "image_tower.py"),
     "image_tower_tune": ("The image tower, run in other ways", "image_tower.py --tune --layers 4 --batch 8"),
-    "whole": ("A whole evaluation", "whole_evaluation.py --repeats 3"),
-    "whole_avx2": ("A whole evaluation without bf16 units", "whole_evaluation.py --repeats 2 --isa avx2"),
+    "whole": ("A whole evaluation", "whole_evaluation.py --repeats 2"),
     "scaling": ("How scoring grows", "scaling.py --million"),
     "import": ("`import torch`", "import_time.py"),
 }
 #: Why a target is missed, by the key of its row.
 REASONS = {
+    "classifier_no_amp": "both sides spend their time in the same matrix products, so that the ratio is about that of "
+    "the tokens they are given, and moves with what else the cores do",
     "classifier_default": "the target is for a CPU without bf16 units, where clip_benchmark's default is emulated; "
     "this one has them, and both sides use them",
     "whole_evaluation": "the target is for a CPU without bf16 units, where clip_benchmark's default is emulated; this "
@@ -71,7 +71,9 @@ def render(results: dict[str, dict]) -> str:
         for row in report.rows:
             if row.met is False:
                 reason = f", because {REASONS[row.key]}" if row.key in REASONS else ""
-                lines.append(f"- {RUNS[name][0]}: {row.what}: missed by {100 * row.missed_by:.0f} %{reason}.")
+                lines.append(
+                    f"- {RUNS[name][0]}: {row.what}: missed by {100 * row.missed_by:.0f} %{reason}{_turns(row)}."
+                )
     for name, report in reports.items():
         lines += ["", f"## {RUNS[name][0]}", ""]
         lines.append(f"`{report.command}` on {report.date}. {describe_machine(report.machine)}; "
@@ -94,6 +96,15 @@ def _line(row: Row, prefix: str = "") -> str:
     )
 
 
+def _turns(row: Row) -> str:
+    """How far the ratios of the single turns lie apart; nothing where there was one turn, or no other side."""
+    if len(row.ours) < 2 or len(row.ours) != len(row.theirs):
+        return ""
+    pairs = zip(row.ours, row.theirs, strict=True)
+    ratios = [theirs / ours if row.ratio_is == "theirs / ours" else ours / theirs for ours, theirs in pairs]
+    return f" ({number(min(ratios))} to {number(max(ratios))} in single turns)"
+
+
 def page(results: dict[str, dict], text: str) -> str:
     """`text` with its generated part made anew."""
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
@@ -104,8 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(RUNS), help="measure these; the others stay as they were")
     parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--page", choices=PAGES, default=PAGES[0], help="which page to write, by kind of machine")
     args = parser.parse_args()
-    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+    text_file, results_file = DOCS / f"{args.page}.md", DOCS / f"{args.page}.json"
+    results = json.loads(results_file.read_text("utf-8")) if results_file.is_file() else {}
     failed = []
     for name in [] if args.render else args.only or RUNS:
         script, *arguments = RUNS[name][1].split()
@@ -116,10 +129,10 @@ def main() -> None:
                 failed.append(name)
                 continue
             results[name] = Report.read(json.loads(Path(file.name).read_text("utf-8"))).as_json()
-        write_json(RESULTS, results)
-    temporary = PAGE.with_name(PAGE.name + ".tmp")
-    temporary.write_text(page(results, PAGE.read_text("utf-8")), "utf-8")
-    temporary.replace(PAGE)
+        write_json(results_file, results)
+    temporary = text_file.with_name(text_file.name + ".tmp")
+    temporary.write_text(page(results, text_file.read_text("utf-8")), "utf-8")
+    temporary.replace(text_file)
     if failed:
         raise SystemExit(f"failed, and left as they were: {', '.join(failed)}")
 
