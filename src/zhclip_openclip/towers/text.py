@@ -95,10 +95,10 @@ class ChineseTextEncoder(hf_model.HFTextEncoder):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True):
         """Trade time for memory in training. open_clip's version can only switch it on."""
-        if enable:
-            self.transformer.gradient_checkpointing_enable()
-        else:
-            self.transformer.gradient_checkpointing_disable()
+        state = "enable" if enable else "disable"
+        # transformers 5 renamed it on the way; its version 6 has the new name alone.
+        change = getattr(self.transformer, f"activation_checkpointing_{state}", None)
+        (change or getattr(self.transformer, f"gradient_checkpointing_{state}"))()
 
 
 def trim(x: torch.Tensor, pad_token_id: int) -> torch.Tensor:
