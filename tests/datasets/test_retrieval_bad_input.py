@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -309,14 +310,14 @@ class TestIndex:
     def test_folder_that_cannot_be_written(self, muge, monkeypatch, tmp_path_factory):
         cache = tmp_path_factory.mktemp("cache")
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-        make = _tsv_index.tempfile.mkstemp
+        make = tempfile.mkstemp
 
         def refuse(dir, **more):  # as root may write anywhere, permissions can't be used for this
             if Path(dir) == muge:
                 raise PermissionError("read-only")
             return make(dir=dir, **more)
 
-        monkeypatch.setattr(_tsv_index.tempfile, "mkstemp", refuse)
+        monkeypatch.setattr(tempfile, "mkstemp", refuse)
         builds = self.count_builds(monkeypatch)
         for _ in range(2):
             assert len(build_retrieval_dataset("muge", muge)) == files.IMAGES
