@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class ZhclipError(RuntimeError):
-    """Base of all errors that this package raises for a user; open_clip raises RuntimeError in the same places."""
+    """Base of all errors that this package raises for a user; open_clip raises RuntimeError in the same places.
+
+    The message may hold names out of data: :func:`printable` makes one line of it that does nothing to a terminal.
+    """
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        if "Original Traceback" in text:  # torch makes the error of a reader anew, with its whole traceback in the text
+            text = text.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(printable(text))
 
 
 class CheckpointError(ZhclipError):
@@ -20,3 +31,25 @@ def shorten(names, limit: int = 4) -> str:
     names = list(names)
     text = ", ".join(str(name) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
+
+
+def printable(text: str) -> str:
+    """`text` with what could act on a terminal, break a line or not be written as UTF-8 spelt out (`\\x1b`).
+
+    Control and format characters, line and paragraph separators, and halves of surrogate pairs, which stand for bytes of
+    file names that are not UTF-8. Everything that can be read stays as it is.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_spelt(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
+#: Unicode's categories of characters that are not printed.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _spelt(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that Python could not decode (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

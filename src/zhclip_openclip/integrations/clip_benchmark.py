@@ -492,10 +492,7 @@ class _plain_errors:
 
     def __exit__(self, kind, error, traceback):
         if kind is not None and issubclass(kind, ZhclipError):
-            told = str(error)
-            if "Original Traceback" in told:  # torch puts a worker's whole traceback into the message
-                told = told.strip().splitlines()[-1].partition(": ")[2]
-            raise SystemExit(f"clip_benchmark: error: {told}") from error
+            raise SystemExit(f"clip_benchmark: error: {error}") from error
         return False
 
 
