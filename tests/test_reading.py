@@ -47,8 +47,8 @@ def test_json_is_read_with_or_without_a_mark(tmp_path):
 
 def test_what_is_too_large_is_not_read(tmp_path):
     path = tmp_path / "a.json"
-    path.write_text("[" + "1," * 100 + "1]")
-    with pytest.raises(ZhclipError, match="202 bytes, and 100 are read at most"):
+    path.write_text("[" + "1," * 99 + "1]")
+    with pytest.raises(ZhclipError, match="201 bytes, and 100 are read at most"):
         read_json(path, kind=list, limit=100)
 
 

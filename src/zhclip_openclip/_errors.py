@@ -36,8 +36,8 @@ def shorten(names, limit: int = 4) -> str:
 def printable(text: str) -> str:
     """`text` with what could act on a terminal, break a line or not be written as UTF-8 spelt out (`\\x1b`).
 
-    Control and format characters, line and paragraph separators, and halves of surrogate pairs, which stand for bytes of
-    file names that are not UTF-8. Everything that can be read stays as it is.
+    Control and format characters, line and paragraph separators, and halves of surrogate pairs, which stand for bytes
+    of file names that are not UTF-8. Everything that can be read stays as it is.
     """
     if text.isascii() and text.isprintable():
         return text

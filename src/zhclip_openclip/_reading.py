@@ -1,8 +1,8 @@
 """The one boundary between a file and this package: whatever goes wrong in reading becomes one line.
 
 A reader that lists the exceptions it expects forgets some: parsers raise almost anything on damaged input. So every
-reader of this package works inside :func:`reading`, which turns any exception into an error of ours that names the file,
-the reason and the way out. Errors that already say so pass through.
+reader of this package works inside :func:`reading`, which turns any exception into an error of ours that names the
+file, the reason and the way out. Errors that already say so pass through.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def reason_of(cause: BaseException) -> str:
 def kind_of(path: str | os.PathLike[str]) -> str:
     """What a file is by its first bytes, with an article ("an HTML page"); "" for what is not recognised.
 
-    Knows what downloads and mistakes leave in the place of a file: nothing, pages, pointers, archives, pictures, and the
-    two forms of weights. Raises OSError: it cannot be opened.
+    Knows what downloads and mistakes leave in the place of a file: nothing, pages, pointers, archives, pictures, and
+    the two forms of weights. Raises OSError: it cannot be opened.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -133,8 +133,8 @@ def read_json(
 ):
     """The JSON value in a file, which has to be a `kind` (dict or list).
 
-    Raises `error`: cannot be opened, over `limit` bytes, no JSON, another type; what it is by its first bytes where they
-    say so (a page, a pointer, an archive).
+    Raises `error`: cannot be opened, over `limit` bytes, no JSON, another type; what it is by its first bytes where
+    they say so (a page, a pointer, an archive).
     """
     path = Path(path)
     with reading(path, error):
