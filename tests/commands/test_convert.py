@@ -11,8 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from zhclip_openclip import _paths
-from zhclip_openclip.checkpoints import _write
 from zhclip_openclip.commands import app
+from zhclip_openclip.export import open_clip_folder
 from zhclip_openclip.families import all_families, find
 
 
@@ -78,7 +78,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _write.write(model, Broken, find("zhclip-tiny")[1], "digits", tmp_path / "out")
+        open_clip_folder.write(model, Broken, find("zhclip-tiny")[1], "digits", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,7 +96,7 @@ def test_stock_open_clip_loads_what_it_can_build(hub, run_python, tmp_path):
     torch.manual_seed(0)
     model = open_clip.create_model("cnclip-rn50", pretrained_text=False).eval()
     spec = find("cnclip-rn50")[1]
-    assert _write.loads_without_us(spec)
+    assert open_clip_folder.loads_without_us(spec)
 
     class Tokenizer:
         class tokenizer:
@@ -104,7 +104,7 @@ def test_stock_open_clip_loads_what_it_can_build(hub, run_python, tmp_path):
             def save_pretrained(folder):
                 pass
 
-    folder = _write.write(model, Tokenizer, spec, "random", tmp_path / "converted")
+    folder = open_clip_folder.write(model, Tokenizer, spec, "random", tmp_path / "converted")
     config = json.loads((_paths.DATA / "text_configs" / "hfl--rbt3.json").read_text())
     (hub.root / "hfl" / "rbt3").mkdir(parents=True)
     (hub.root / "hfl" / "rbt3" / "config.json").write_text(json.dumps(config))
@@ -127,11 +127,13 @@ def test_stock_open_clip_says_what_is_missing(folder, run_python):
 
 
 def test_which_models_load_without_us():
-    stock = {m.name for family in all_families().values() for m in family.models if _write.loads_without_us(m)}
+    stock = {
+        m.name for family in all_families().values() for m in family.models if open_clip_folder.loads_without_us(m)
+    }
     assert {"zhclip-vit-l-14", "cnclip-vit-l-14", "cnclip-rn50"} <= stock
     assert not stock & {"zhclip-tiny", "altclip-vit-l-14", "taiyiclip-vit-l-14", "mclip-vit-l-14"}
     for family in all_families().values():
         for model in family.models:
-            text = _write.config(model, {}, "x")["model_cfg"]["text_cfg"]
+            text = open_clip_folder.config(model, {}, "x")["model_cfg"]["text_cfg"]
             assert text["hf_model_name"].startswith("pip-install") == (model.name not in stock)
             assert Path(text["hf_model_name"]).name

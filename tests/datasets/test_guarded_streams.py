@@ -101,11 +101,11 @@ def test_left_out_without_having_been_read(root):
 
 
 def test_error_in_a_worker_is_one_line(root):
-    from zhclip_openclip.integrations.clip_benchmark import _plain_errors
+    from zhclip_openclip.integrations.clip_benchmark.command_line import plain_errors
 
     wds_shards.change(root / "test" / "1.tar", {"s0000008.png": SPOILED["empty"]})
     guarded = streams.guard(opened(root), "wds/x")
-    with pytest.raises(SystemExit) as error, _plain_errors():
+    with pytest.raises(SystemExit) as error, plain_errors():
         read(guarded, workers=1)
     assert "\n" not in str(error.value) and "1.tar: image s0000008.png does not decode" in str(error.value)
 

@@ -191,7 +191,7 @@ def test_clip_benchmarks_chinese_captions_are_cleaned(evaluate, monkeypatch, raw
     import clip_benchmark.cli as cli
     import clip_benchmark.datasets.builder as builder
 
-    from zhclip_openclip.integrations import clip_benchmark as ours
+    from zhclip_openclip.integrations.clip_benchmark import datasets
 
     original = builder.build_dataset.__zhclip_original__
     languages = []
@@ -201,7 +201,7 @@ def test_clip_benchmarks_chinese_captions_are_cleaned(evaluate, monkeypatch, raw
         return Flickr(transform)
 
     stand_in.__signature__ = inspect.signature(original)
-    monkeypatch.setattr(cli, "build_dataset", ours._build_dataset(stand_in))
+    monkeypatch.setattr(cli, "build_dataset", datasets.build_dataset(stand_in))
     texts = []
     import open_clip
 
@@ -243,7 +243,7 @@ def test_the_three_sets_are_a_collection():
 
 
 def test_streams_are_not_made_to_look_indexed():
-    from zhclip_openclip.integrations.clip_benchmark import _is_indexed
+    from zhclip_openclip.integrations.clip_benchmark.datasets import is_indexed
 
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -252,7 +252,7 @@ def test_streams_are_not_made_to_look_indexed():
         def __len__(self):
             return 0
 
-    assert not _is_indexed(Stream()) and _is_indexed(Flickr(None))
+    assert not is_indexed(Stream()) and is_indexed(Flickr(None))
 
 
 def test_nllb_knows_the_spellings_and_keeps_its_own():

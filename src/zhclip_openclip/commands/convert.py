@@ -17,7 +17,7 @@ def convert(
     import open_clip
 
     from zhclip_openclip._errors import ZhclipError
-    from zhclip_openclip.checkpoints import _write
+    from zhclip_openclip.export import open_clip_folder
     from zhclip_openclip.families import find
 
     if find(model) is None:
@@ -27,7 +27,7 @@ def convert(
     built = open_clip.create_model(model, pretrained=source)
     tokenizer = open_clip.get_tokenizer(model, pretrained=source)
     spec = find(built.zhclip_model)[1]  # the twin, where a config.json asked for it
-    _write.write(built, tokenizer, spec, str(source), output)
+    open_clip_folder.write(built, tokenizer, spec, str(source), output)
     typer.echo(f"{output}: {spec.name}; load it with open_clip.create_model('local-dir:{output}')")
-    if not _write.loads_without_us(spec):
+    if not open_clip_folder.loads_without_us(spec):
         typer.echo("Stock open_clip has no text tower like this one: the folder needs zhclip-openclip to be installed.")

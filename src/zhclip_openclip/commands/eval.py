@@ -60,7 +60,7 @@ def _end(error: Exception) -> None:
 
 def _evaluate_part() -> None:
     from zhclip_openclip.features import ranks
-    from zhclip_openclip.integrations.many_processes import laid_over
+    from zhclip_openclip.integrations.clip_benchmark.many_processes import laid_over
 
     main = _import_main()
     try:

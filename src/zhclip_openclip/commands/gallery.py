@@ -21,7 +21,7 @@ def gallery(
     image_folder: Annotated[Path | None, typer.Option(help="Where the pictures are, if not below the data.")] = None,
 ) -> None:
     """Write one HTML file that shows what a model found: worst, best and random queries. Opens offline."""
-    from zhclip_openclip.results.gallery import write_gallery
+    from zhclip_openclip.galleries.queries import write_gallery
 
     path = write_gallery(result, output, dataset_root, split, number, seed, image_folder)
     typer.echo(f"{path}: {path.stat().st_size / 1e6:,.1f} MB, opens in any browser without a network")

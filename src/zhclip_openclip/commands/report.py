@@ -33,8 +33,8 @@ def report(
 ) -> None:
     """Lay results out beside the published tables: differences, intervals, verdicts, and tests between runs."""
     from zhclip_openclip._errors import ZhclipError
-    from zhclip_openclip.results import views
-    from zhclip_openclip.results.report import build
+    from zhclip_openclip.report import views
+    from zhclip_openclip.report.build import build
 
     if format is Format.html and output is None and sys.stdout.isatty():
         raise ZhclipError("a page is no text for a terminal: add --output report.html")
@@ -57,7 +57,7 @@ def report(
     elif format is Format.terminal and sys.stdout.isatty():
         from rich.console import Console
 
-        from zhclip_openclip.results.views import terminal
+        from zhclip_openclip.report.views import terminal
 
         terminal.show(made, Console())
     else:
@@ -71,7 +71,7 @@ def _split(names: str | None) -> list[str] | None:
     if names is None:
         return None
     from zhclip_openclip import families
-    from zhclip_openclip.results.runs import is_checkpoint_file
+    from zhclip_openclip.report.runs import is_checkpoint_file
 
     found: list[str] = []
     for name in filter(None, (part.strip() for part in names.split(","))):

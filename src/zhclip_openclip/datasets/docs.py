@@ -12,9 +12,7 @@ from zhclip_openclip.datasets import at_hand
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.prompts._files import packaged
 
-BEGIN = (
-    "<!-- made by `python -m zhclip_openclip.datasets.docs`; tests/results/test_plan.py notices when it is stale -->"
-)
+BEGIN = "<!-- made by `python -m zhclip_openclip.datasets.docs`; a test notices when it is stale -->"
 END = "<!-- end of what is made -->"
 
 

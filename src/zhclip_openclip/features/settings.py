@@ -21,15 +21,15 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 class Settings:
     """cache: folder of the feature cache, or None. limit: bytes that it may hold. block_seconds: work that a kill may
     cost. progress: called with (stage, done, total or None, how many of them came from the cache); stage is 'images',
-    'texts' or 'prompts'. keep_model: the model that was loaded last is taken again. compile: torch.compile the image
-    tower. download: whether clip_benchmark may fetch data sets, as it does by itself.
+    'texts' or 'prompts'. kept: where the model that was loaded last is kept, to be taken again. compile: torch.compile
+    the image tower. download: whether clip_benchmark may fetch data sets, as it does by itself.
     """
 
     cache: Path | None = None
     limit: int = 50 * 10**9
     block_seconds: float = 20.0
     progress: Callable[[str, int, int | None, int], None] | None = None
-    keep_model: bool = False
+    kept: dict | None = None
     compile: bool = False
     download: bool = True
 

@@ -1,0 +1,150 @@
+"""Data sets of ours by name, Chinese class names and templates, Chinese captions without tags."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+
+from zhclip_openclip import features
+from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.integrations.clip_benchmark import evaluation
+
+#: The official Chinese retrieval sets: `--dataset chinese_retrieval`.
+RETRIEVAL = ("muge", "flickr30k-cn", "coco-cn")
+
+
+def build_dataset(original):
+    """What stands for `clip_benchmark.datasets.builder.build_dataset`."""
+    signature = inspect.signature(original)
+
+    def build_dataset(*args, **kwargs):
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        if not features.current().download:
+            call.arguments["download"] = False
+        dataset, ours = _build(original, call)
+        running = evaluation.current()
+        if running is not None and call.arguments["split"] == running.args.split:
+            running.dataset, running.ours = dataset, ours
+            for note in getattr(dataset, "notes", ()) if ours else ():
+                print(f"Note: {note}")
+        return dataset
+
+    return build_dataset
+
+
+def _build(original, call):
+    """The data set, and whether any of it is our doing."""
+    from zhclip_openclip import prompts
+    from zhclip_openclip.datasets import chinese_captions
+    from zhclip_openclip.prompts import languages, templates
+
+    given = call.arguments
+    name, language, task, split = given["dataset_name"], given["language"], given["task"], given["split"]
+    template_file, classname_file = given["custom_template_file"], given["custom_classname_file"]
+    running, options = evaluation.current(), evaluation.current_options()
+    if running is not None and running.has_read(name, split):
+        running.read.transform = given["transform"]
+        return running.read, True
+    built = ours(
+        *(name, given["root"], given["transform"], split, language, given["wds_cache_dir"]),
+        *(template_file, classname_file),
+    )
+    if built is not None:
+        return built, True
+    if task in ("zeroshot_classification", "linear_probe") and prompts.is_chinese(name, language):
+        given.update(prompts.chinese_arguments(name, language, template_file, classname_file))
+        built = _digits(given) if name == "digits" else original(*call.args, **call.kwargs)
+        prompts.localise(built, name, language, template_file, classname_file)
+        prompts.check(built, name, split)
+        if is_indexed(built):
+            from zhclip_openclip.datasets.unreadable import Guarded
+
+            built = Guarded(built, name, options.skip_bad_images)
+        else:
+            from zhclip_openclip.datasets import streams
+
+            built = streams.guard(built, name, split, options.skip_bad_images)
+        return built, True
+    templates.refuse_elsewhere(template_file, name, language)
+    if name == "digits":
+        return _digits(given), True
+    codes = chinese_captions.LANGUAGES.get(name, {})
+    chinese = language in codes.values() or (codes and prompts.normalise(language) in codes)
+    if chinese:
+        given["language"] = codes.get(prompts.normalise(language), language)
+        return chinese_captions.ChineseCaptions(original(*call.args, **call.kwargs), options.raw_captions), True
+    built = original(*call.args, **call.kwargs)
+    if task == "zeroshot_classification" and name.startswith("wds/"):
+        with contextlib.suppress(ZhclipError):  # a language that we do not know is clip_benchmark's business here
+            if languages.is_chinese(language):
+                print(f"Note: there are no Chinese names for {name}: the names and templates in its folder are used")
+    return built, False
+
+
+def ours(name, root, transform, split, language, cache_dir, template_file, classname_file):
+    """One of the data sets that clip_benchmark does not have; None for any other name."""
+    from zhclip_openclip import prompts
+    from zhclip_openclip.datasets import elevater, retrieval
+
+    options = evaluation.current_options()
+    bare = name.removeprefix("wds/")
+    if retrieval.dataset_name(bare):
+        if bare != name:
+            from zhclip_openclip.datasets.wds_open import open_wds
+
+            known = retrieval.dataset_name(bare)
+            return open_wds(root, transform, split, options.skip_bad_images, cache_dir, known)
+        return retrieval.build_retrieval_dataset(
+            name, root, transform, split, options.skip_bad_images, options.raw_captions, options.image_folder
+        )
+    if name.startswith("elevater/"):
+        built = elevater.build(
+            name, root, transform, split, options.skip_bad_images, language, template_file, classname_file
+        )
+        prompts.check(built, name, split)
+        return built
+    return None
+
+
+def is_chinese_classification(args) -> bool:
+    """Whether an evaluation of these arguments classifies with Chinese names."""
+    from zhclip_openclip import prompts
+
+    if args.task not in ("auto", "zeroshot_classification"):
+        return False
+    return args.dataset.startswith("elevater/") or prompts.is_chinese(args.dataset, args.language)
+
+
+def is_indexed(dataset) -> bool:
+    """Whether images are got by number; TFDS' are a stream, although their class inherits `__getitem__`."""
+    from torch.utils.data import IterableDataset
+
+    streams = isinstance(dataset, IterableDataset)
+    return not streams and hasattr(type(dataset), "__getitem__") and hasattr(type(dataset), "__len__")
+
+
+def _digits(given):
+    from zhclip_openclip.datasets.digits import Digits
+
+    dataset = Digits(given["split"], given["transform"])
+    dataset.templates = ["a handwritten digit {c}"]
+    return dataset
+
+
+def get_dataset_default_task(original):
+    def get_dataset_default_task(dataset):
+        from zhclip_openclip.datasets.retrieval import dataset_name
+
+        return "zeroshot_retrieval" if dataset_name(dataset) else original(dataset)
+
+    return get_dataset_default_task
+
+
+def get_dataset_collate_fn(original):
+    def get_dataset_collate_fn(name):
+        from zhclip_openclip.datasets.retrieval import dataset_name
+
+        return original("flickr30k" if dataset_name(name) else name)
+
+    return get_dataset_collate_fn

@@ -1,0 +1,80 @@
+"""The evaluation that clip_benchmark is in: what it was asked, what it reads, what is added to its result.
+
+clip_benchmark calls the functions that we replace one by one and hands on nothing of ours, so the evaluation stands in
+a context variable for as long as `run` takes: :func:`current` gives it, to this thread and this evaluation alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from zhclip_openclip.integrations.clip_benchmark import options
+
+_current: contextvars.ContextVar[Evaluation | None] = contextvars.ContextVar("zhclip_evaluation", default=None)
+
+
+class Output(str):
+    """The template of the output file; remembers the path that clip_benchmark makes of it."""
+
+    path: str | None = None
+
+    def format(self, *args, **kwargs):
+        self.path = super().format(*args, **kwargs)
+        return self.path
+
+
+@dataclass
+class Evaluation:
+    """One evaluation.
+
+    args: clip_benchmark's arguments. options: ours. read: its data set, read before the model. dataset: the one that
+    clip_benchmark has got, and whether any of it is ours. added: what goes into its result file beside
+    clip_benchmark's own.
+    """
+
+    args: object
+    options: argparse.Namespace
+    output: Output
+    read: object = None
+    dataset: object = None
+    ours: bool = False
+    added: dict = field(default_factory=dict)
+
+    def has_read(self, name: str, split: str) -> bool:
+        """Whether `read` is the data set of that name and split."""
+        return self.read is not None and (name, split) == (self.args.dataset, self.args.split)
+
+    def described(self) -> dict:
+        """What a file of results for each query or image tells about itself."""
+        return {key: getattr(self.args, key) for key in ("model", "pretrained", "dataset", "language")}
+
+
+def current() -> Evaluation | None:
+    """The evaluation that is running in this context, if any."""
+    return _current.get()
+
+
+def is_ours() -> bool:
+    """Whether an evaluation is running whose data set or prompts are ours."""
+    running = current()
+    return running is not None and running.ours
+
+
+def current_options() -> argparse.Namespace:
+    """Our options of the evaluation that is running; the defaults where none is."""
+    running = current()
+    return running.options if running else options.defaults()
+
+
+@contextlib.contextmanager
+def running(evaluation: Evaluation) -> Iterator[None]:
+    """`evaluation` is the current one until the end of the block."""
+    token = _current.set(evaluation)
+    try:
+        yield
+    finally:
+        _current.reset(token)

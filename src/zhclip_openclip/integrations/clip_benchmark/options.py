@@ -1,0 +1,50 @@
+"""Our own options of `clip_benchmark eval`, taken out of its command line before it reads it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options that this package adds."""
+    result = argparse.ArgumentParser(prog="", add_help=False, allow_abbrev=False)
+    group = result.add_argument_group("added by zhclip-openclip")
+    group.add_argument(
+        *("--skip-bad-images", "--skip_bad_images"),
+        action="store_true",
+        help="leave out images that cannot be read; they are counted and named in the result",
+    )
+    group.add_argument(
+        *("--raw-captions", "--raw_captions"),
+        action="store_true",
+        help="keep part-of-speech tags and spaces between the words of Chinese captions",
+    )
+    group.add_argument(
+        *("--image-folder", "--image_folder"), help="pictures of COCO-CN or Flickr30K-CN, if not below --dataset_root"
+    )
+    group.add_argument("--compile", action="store_true", help="compile the image tower with torch.compile")
+    return result
+
+
+def defaults() -> argparse.Namespace:
+    """What holds where none of our options is given."""
+    return parser().parse_args([])
+
+
+def take() -> argparse.Namespace:
+    """Take our options out of `sys.argv`, which clip_benchmark then reads as ever; its --help shows them too."""
+    if len(sys.argv) < 2 or sys.argv[1] != "eval":
+        return defaults()
+    taken, rest = parser().parse_known_args(sys.argv[2:])
+    sys.argv[2:] = rest
+    if {"-h", "--help"} & set(rest):
+        print(parser().format_help().partition("\n\n")[2])
+    return taken
+
+
+def given(*options: str) -> bool:
+    """Whether one of `options` stands on the command line; its value may be the default all the same."""
+    return any(
+        argument == option or argument.startswith(option + "=") for argument in sys.argv[1:] for option in options
+    )

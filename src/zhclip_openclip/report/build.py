@@ -1,0 +1,275 @@
+"""The report: the published tables with our own values beside them, intervals, verdicts and comparisons.
+
+The four tables of ZH-CLIP's README are always there, with its six systems. Models of other sources have rows where they
+were run or are asked for, and data sets beyond these tables have tables of their own. A verdict asks whether the
+published value, before it was rounded, can lie in the interval around ours.
+
+Each pair of our runs on a data set is compared by accuracy (acc1), or by R@1 and the mean recall in each direction: the
+metrics that models are ranked by. R@5 and R@10 are left out, for each further question makes all corrected p larger.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from zhclip_openclip.report import _names, statistics
+from zhclip_openclip.report._model import VERDICTS, Cell, Column, Comparison, Problem, Report, Row, Run, Table
+from zhclip_openclip.report._tables import Layout, PlannedRow, PlannedTable
+from zhclip_openclip.report.published import load_published
+from zhclip_openclip.report.runs import Results, read_results, without_duplicates
+
+__all__ = ["VERDICTS", "Cell", "Column", "Comparison", "Problem", "Report", "Row", "Run", "Table", "build"]
+
+#: What runs are compared by: the first of these that a classification has.
+_RANKED_BY = ("acc1", "mean_average_precision", "map_11_points", "mean_per_class_recall", "mean_per_class_accuracy")
+#: Values that differ by less are equal: clip_benchmark rounds to float32, and these are percent.
+_EQUAL = 1e-4
+
+
+def build(
+    results: Iterable[str | os.PathLike[str]],
+    published: Iterable[str | os.PathLike[str]] = (),
+    models: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
+    resamples: int = statistics.RESAMPLES,
+    seed: int = 0,
+    links_from: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Reads results and lays them out beside what is published.
+
+    Args:
+        results: result files of clip_benchmark, and folders of them.
+        published: other people's figures, in the form of docs/reports.md, beside those of the package.
+        models: show these only, by name, alias, or `name,tag`; with their published figures even if they were not run.
+        datasets: show these only.
+        resamples: of the bootstrap.
+        seed: of the bootstrap. The same results, seed and resamples give the same report.
+        links_from: the folder that links to galleries start from; by default the current one.
+        progress: called with (done, all) intervals and comparisons.
+
+    Raises:
+        ZhclipError: `models` or `datasets` names what neither the package, nor the results, nor the published files
+            have. Whatever is wrong with files is in the report's `problems`.
+    """
+    sources, problems = load_published(published)
+    read = read_results(results, links_from)
+    shown, duplicates = without_duplicates(read)
+    planned = Layout(sources, read, shown, models, datasets).tables()
+    questions = _questions(planned)
+    figures = _Figures(read, resamples, seed)
+    cells = [(table, row, column) for table in planned for row in table.rows for column in table.columns]
+    count = _Count(len(cells) + len(questions), progress)
+    tables = [_table(table, figures, count) for table in planned]
+    comparisons, unpaired = _comparisons(questions, figures, count)
+    used = {row.source for table in tables for row in table.rows if row.source}
+    return Report(
+        tables=tables,
+        comparisons=comparisons,
+        problems=[*problems, *read.problems, *duplicates, *unpaired],
+        runs=read.runs,
+        level=statistics.LEVEL,
+        resamples=resamples,
+        seed=seed,
+        sources={source.key: source.text for source in sources if source.key in used},
+    )
+
+
+class _Count:
+    """Tells how far it is."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def step(self) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+# ---------------------------------------------------------------- cells
+
+
+class _Figures:
+    """What the runs say, in percent; an interval is computed once, however many rows a run is in."""
+
+    def __init__(self, read: Results, resamples: int, seed: int) -> None:
+        self.read, self.resamples, self.seed = read, resamples, seed
+        self._intervals: dict[tuple[int, str], tuple[float, float] | None] = {}
+
+    def value(self, run: int, metric: str) -> float | None:
+        """As the result file has it; else from what was answered."""
+        value, outcomes = self.read.runs[run].metrics.get(metric), self.read.outcomes[run]
+        if value is None and outcomes is not None:
+            value = statistics.value(outcomes, metric)
+        return None if value is None else 100 * value
+
+    def interval(self, run: int, metric: str) -> tuple[float, float] | None:
+        if self.read.outcomes[run] is None:
+            return None
+        if (run, metric) not in self._intervals:
+            ends = statistics.interval(self.read.outcomes[run], metric, self.resamples, seed=self.seed)
+            self._intervals[run, metric] = ends and (100 * ends[0], 100 * ends[1])
+        return self._intervals[run, metric]
+
+    def samples(self, run: int, metric: str) -> int | None:
+        outcomes = self.read.outcomes[run]
+        return None if outcomes is None else statistics.samples(outcomes, metric)
+
+
+def _table(planned: PlannedTable, figures: _Figures, count: _Count) -> Table:
+    rows = []
+    for row in planned.rows:
+        cells = {}
+        for column in planned.columns:
+            cells[column.key] = _cell(row, column, planned.task, figures)
+            count.step()
+        source = row.source.key if row.source else ""
+        rows.append(Row(row.model, row.title, source, row.variant, cells))
+    for column in planned.columns:
+        _mark_best(rows, column)
+    return Table(planned.key, planned.title, planned.title_zh, planned.columns, rows)
+
+
+def _cell(row: PlannedRow, column: Column, task: str, figures: _Figures) -> Cell:
+    published = row.source.value(row.published, column.dataset, column.metric) if row.source else None
+    best = row.source.best(column.dataset, column.metric) if row.source else None
+    run = row.group.cells.get((task, column.dataset)) if row.group else None
+    ours = None if run is None else figures.value(run, column.metric)
+    cell = Cell(published, best_published=published is not None and published == best)
+    if ours is None:
+        return cell
+    low, high = figures.interval(run, column.metric) or (None, None)
+    return replace(
+        cell,
+        ours=ours,
+        low=low,
+        high=high,
+        difference=None if published is None else ours - published,
+        verdict=verdict(published, low, high, row.source.rounding if row.source else 0.0),
+        samples=figures.samples(run, column.metric),
+        run=run,
+    )
+
+
+def verdict(published: float | None, low: float | None, high: float | None, rounding: float) -> str:
+    """Of a cell that was run. low, high: of its interval. rounding: how far the published value may be from itself
+    before it was rounded."""
+    if published is None:
+        return "not published"
+    if low is None or high is None:
+        return "no interval"
+    tiny = 1e-9  # 64.1 + 0.05 is not 64.15
+    return "reproduced" if low - rounding - tiny <= published <= high + rounding + tiny else "off"
+
+
+def _mark_best(rows: list[Row], column: Column) -> None:
+    """Marks the best of our values in a column where there are two runs to choose from."""
+    ours = {cell.run: cell.ours for cell in (row.cells[column.key] for row in rows) if cell.ours is not None}
+    if len(ours) < 2:
+        return
+    for row in rows:
+        cell = row.cells[column.key]
+        if cell.ours is not None and cell.ours >= max(ours.values()) - _EQUAL:
+            row.cells[column.key] = replace(cell, best=True)
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Is one of two runs better by the metric of a column? runs: (index, label of its row), twice."""
+
+    table: PlannedTable
+    column: Column
+    runs: tuple[tuple[int, str], tuple[int, str]]
+
+
+def _questions(tables: list[PlannedTable]) -> list[_Question]:
+    """All pairs of runs by the metrics of their data set that models are ranked by, each pair once."""
+    questions: list[_Question] = []
+    asked: set[tuple] = set()
+    for table in tables:
+        for column in table.columns:
+            if not _ranks(column, tables, table.task):
+                continue
+            runs: dict[int, str] = {}
+            for row in table.rows:
+                index = row.group.cells.get((table.task, column.dataset)) if row.group else None
+                if index is not None:
+                    runs.setdefault(index, Row(row.model, row.title, variant=row.variant).label)
+            for pair in itertools.combinations(runs.items(), 2):
+                key = column.dataset, column.metric, frozenset(index for index, _ in pair)
+                if key not in asked:
+                    asked.add(key)
+                    questions.append(_Question(table, column, pair))
+    return questions
+
+
+def _ranks(column: Column, tables: list[PlannedTable], task: str) -> bool:
+    recall = _names.RECALL.fullmatch(column.metric)
+    if recall:
+        return recall[2] in ("1", None)
+    metrics = {
+        other.metric
+        for table in tables
+        for other in table.columns
+        if table.task == task and other.dataset == column.dataset
+    }
+    return column.metric == next((metric for metric in _RANKED_BY if metric in metrics), None)
+
+
+def _comparisons(
+    questions: list[_Question], figures: _Figures, count: _Count
+) -> tuple[list[Comparison], list[Problem]]:
+    found: list[tuple[_Question, statistics.Paired]] = []
+    problems: dict[frozenset[int], Problem] = {}
+    outcomes = figures.read.outcomes
+    for question in questions:
+        count.step()
+        (one, _), (other, _) = question.runs
+        if outcomes[one] is None or outcomes[other] is None:
+            continue
+        try:
+            paired = statistics.compare(
+                outcomes[one], outcomes[other], question.column.metric, figures.resamples, seed=figures.seed
+            )
+        except statistics.NotPaired as error:
+            paths = [figures.read.runs[run].path for run in (other, one)]
+            what = f"cannot be compared with {paths[1]}: {error}"
+            problems.setdefault(frozenset((one, other)), Problem(paths[0], what, "evaluate both on the same files"))
+            continue
+        if paired is not None:
+            found.append((question, paired))
+    corrected = statistics.holm([paired.p for _, paired in found])
+    comparisons = [
+        _comparison(question, paired, p, significant)
+        for (question, paired), (p, significant) in zip(found, corrected, strict=True)
+    ]
+    return comparisons, list(problems.values())
+
+
+def _comparison(question: _Question, paired: statistics.Paired, p: float, significant: bool) -> Comparison:
+    (_, one), (_, other) = question.runs
+    difference, low, high = 100 * paired.difference, 100 * paired.low, 100 * paired.high
+    if difference < 0:
+        one, other, difference, low, high = other, one, -difference, -high, -low
+    return Comparison(
+        table=question.table.key,
+        column=question.column.key,
+        dataset=question.column.dataset,
+        better=one,
+        worse=other,
+        difference=difference,
+        low=low,
+        high=high,
+        samples=paired.samples,
+        p=paired.p,
+        p_corrected=p,
+        significant=significant,
+        test=paired.test,
+    )

@@ -1,0 +1,211 @@
+"""Published figures: the tables that come with the package, and other people's in the same form.
+
+The form is described in docs/reports.md. What cannot be used is named, with file and key, and the rest of the file
+is used all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zhclip_openclip import families
+from zhclip_openclip.report import _names
+from zhclip_openclip.report._model import Problem
+
+FORMAT_VERSION = 1
+_FORM = "docs/reports.md has the form"
+_KEYS = {"format", "source", "url", "note", "decimals", "models", "datasets"}
+_DATASET_KEYS = {"title", "title_zh", "split", "note", "metrics", "values"}
+#: (model, tag), as `_names.model_and_tag` spells it.
+ModelKey = tuple[str, str]
+
+
+@dataclass
+class Source:
+    """The figures of one publication.
+
+    key: short name (the file's). text: where they are from, for people. decimals: how many they are rounded to.
+    models: title of each model as published, in that order. values: (data set, metric) -> model -> percent.
+    titles: English and Chinese title of the data sets that are not ours.
+    """
+
+    key: str
+    text: str
+    decimals: int
+    models: dict[ModelKey, str] = field(default_factory=dict)
+    values: dict[tuple[str, str], dict[ModelKey, float]] = field(default_factory=dict)
+    titles: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def value(self, model: ModelKey, dataset: str, metric: str) -> float | None:
+        return self.values.get((dataset, metric), {}).get(model)
+
+    def best(self, dataset: str, metric: str) -> float | None:
+        """The best value of a column; None where there are not two to choose from."""
+        column = self.values.get((dataset, metric), {})
+        return max(column.values()) if len(column) > 1 else None
+
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last published digit: how far the value before rounding may be away."""
+        return 0.5 * 10**-self.decimals
+
+
+def load_published(files: Iterable[str | os.PathLike[str]] = ()) -> tuple[list[Source], list[Problem]]:
+    """The packaged sources and those of the files, in this order, and what could not be used of them."""
+    sources: list[Source] = []
+    problems: list[Problem] = []
+    packaged = [_names.PUBLISHED / f"{name}.json" for name in _names.layout()["sources"]]
+    for path in [*packaged, *map(Path, files)]:
+        source, found = read_published(path)
+        problems += found
+        if source is None:
+            continue
+        taken = {known.key for known in sources}
+        key, number = source.key, 2
+        while source.key in taken:
+            source.key, number = f"{key}-{number}", number + 1
+        sources.append(source)
+    return sources, problems
+
+
+def read_published(path: Path) -> tuple[Source | None, list[Problem]]:
+    """One file; no source if nothing of it can be used."""
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return None, [Problem(str(path), f"cannot be read ({error.strerror})", "give --published an existing file")]
+    except json.JSONDecodeError as error:
+        where = f"{path}:{error.lineno}:{error.colno}"
+        return None, [Problem(where, f"broken JSON ({error.msg})", "mend it there")]
+    except (ValueError, RecursionError):
+        return None, [Problem(str(path), "is no JSON in UTF-8", _FORM)]
+    reader = _Reader(path)
+    return reader.read(described), reader.problems
+
+
+class _Reader:
+    """Reads what is right of a file and collects what is not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[Problem] = []
+
+    def wrong(self, key: str, what: str, way_out: str = "") -> None:
+        self.problems.append(Problem(f"{self.path}: {key}" if key else str(self.path), what, way_out))
+
+    def read(self, described: Any) -> Source | None:
+        if not isinstance(described, dict) or not isinstance(described.get("datasets"), dict):
+            self.wrong("", "is no table of published figures (has no object 'datasets')", _FORM)
+            return None
+        if described.get("format") != FORMAT_VERSION:
+            self.wrong("format", f"is {described.get('format')!r}, this version reads {FORMAT_VERSION}")
+            return None
+        self.unknown_keys("", described, _KEYS)
+        decimals = described.get("decimals")
+        if not isinstance(decimals, int) or isinstance(decimals, bool) or not 0 <= decimals <= 6:
+            self.wrong("decimals", f"is {decimals!r}", "say how many the figures are rounded to, such as 2")
+            return None
+        source = Source(self.path.stem, self.text_of(described), decimals)
+        self.models(described.get("models", {}), source)
+        for spelling, entry in described["datasets"].items():
+            self.dataset(spelling, entry, source)
+        if not source.values:
+            self.wrong("datasets", "no figure of it can be used")
+            return None
+        every = [value for column in source.values.values() for value in column.values()]
+        if len(every) > 1 and max(every) <= 1:
+            self.wrong("datasets", "no figure is above 1", "figures are percent: 96.67, not 0.9667")
+        return source
+
+    def text_of(self, described: dict[str, Any]) -> str:
+        parts = [described.get(key) or "" for key in ("source", "url", "note")]
+        if not isinstance(parts[0], str) or not parts[0].strip():
+            self.wrong("source", "is not given", "say where the figures are from")
+            parts[0] = self.path.name
+        parts = [part for part in parts if isinstance(part, str) and part.strip()]
+        return "; ".join(" ".join(part.split()) for part in parts)
+
+    def models(self, entries: Any, source: Source) -> None:
+        if not isinstance(entries, dict):
+            self.wrong("models", "is no object", 'write {"model": "title as published"}')
+            return
+        for spelling, title in entries.items():
+            if not isinstance(title, str) or not title.strip():
+                self.wrong(f"models.{spelling}", "has no title", "write the name that it is published by")
+                title = spelling
+            source.models[_names.model_and_tag(spelling)] = " ".join(title.split())
+
+    def dataset(self, spelling: str, entry: Any, source: Source) -> None:
+        where = f"datasets.{spelling}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("values"), dict):
+            self.wrong(where, "has no object 'values'", _FORM)
+            return
+        self.unknown_keys(f"{where}.", entry, _DATASET_KEYS)
+        dataset = _names.dataset_name(spelling)
+        title = entry.get("title")
+        if not _names.is_known_dataset(dataset):
+            if not isinstance(title, str) or not title.strip():
+                way_out = _names.suggest(dataset, _names.known_datasets())
+                self.wrong(where, "is no data set that is known here", f"{way_out} Any other needs a 'title'")
+                return
+            title_zh = entry.get("title_zh")
+            source.titles[dataset] = (title, title_zh if isinstance(title_zh, str) and title_zh.strip() else title)
+        metrics = entry.get("metrics")
+        if not isinstance(metrics, list) or not metrics or not all(isinstance(metric, str) for metric in metrics):
+            self.wrong(f"{where}.metrics", "is no list of metrics", f"name them: {_names.metrics_of(dataset)}")
+            return
+        for metric in metrics:
+            if not _names.fits(metric, dataset):
+                self.wrong(
+                    f"{where}.metrics", f"{metric!r} does not fit {dataset}", f"it has {_names.metrics_of(dataset)}"
+                )
+        if not isinstance(entry.get("split", ""), str):
+            self.wrong(f"{where}.split", f"is {json.dumps(entry['split'])}", "name the split that was scored")
+        for model, row in entry["values"].items():
+            self.row(f"{where}.values.{model}", model, dataset, metrics, row, source)
+
+    def row(self, where: str, spelling: str, dataset: str, metrics: list[str], row: Any, source: Source) -> None:
+        model = _names.model_and_tag(spelling)
+        if not self.model_is_known(where, spelling, model, source):
+            return
+        if not isinstance(row, list) or len(row) != len(metrics):
+            size = f"{len(row)} figures" if isinstance(row, list) else "no list"
+            self.wrong(where, f"has {size} for {len(metrics)} metrics", "write null for one that is not published")
+            return
+        for metric, value in zip(metrics, row, strict=True):
+            if value is None or not _names.fits(metric, dataset):
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
+                self.wrong(where, f"{metric} is {json.dumps(value)}", "figures are percent, from 0 to 100")
+            else:
+                source.values.setdefault((dataset, metric), {})[model] = float(value)
+
+    def model_is_known(self, where: str, spelling: str, model: ModelKey, source: Source) -> bool:
+        if model in source.models:
+            return True
+        found = families.find(model[0])
+        if found is not None and (not model[1] or model[1] in found[1].tags):
+            source.models[model] = spelling
+            return True
+        if found is not None:
+            tags = ", ".join(found[1].tags)
+            self.wrong(
+                where, f"{model[0]} has no tag {model[1]!r}", f"it has {tags}; any other needs a title in 'models'"
+            )
+        else:
+            known = [*families.all_names(), *(name for name, _ in source.models)]
+            way_out = _names.suggest(model[0], known)
+            self.wrong(
+                where, f"there is no model {spelling!r}", f"{way_out} One that is not ours needs a title in 'models'"
+            )
+        return False
+
+    def unknown_keys(self, before: str, entry: dict[str, Any], known: set[str]) -> None:
+        for key in entry:
+            if key not in known:
+                self.wrong(f"{before}{key}", "is no key of this form", _names.suggest(key, sorted(known)))

@@ -1,0 +1,66 @@
+"""The report as one CSV table for other programs: a line for each cell, then for each comparison and problem.
+
+`record` says which of the three a line is; what does not apply is empty. Values are percent with all their digits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from zhclip_openclip.report._model import Report
+
+COLUMNS = (
+    *("record", "table", "column", "dataset", "metric", "model", "title", "variant", "source"),
+    *("published", "ours", "low", "high", "difference", "verdict", "best_published", "best", "samples", "run"),
+    *("better", "worse", "p", "p_corrected", "significant", "test"),
+    *("where", "what", "way_out"),
+)
+
+
+def render(report: Report) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for record in (*_cells(report), *_comparisons(report), *_problems(report)):
+        writer.writerow({key: _plain(value) for key, value in record.items()})
+    return file.getvalue()
+
+
+def _cells(report: Report) -> Iterator[dict[str, Any]]:
+    for table in report.tables:
+        for row in table.rows:
+            for column in table.columns:
+                cell = row.cells[column.key]
+                yield {
+                    "record": "cell",
+                    "table": table.key,
+                    "column": column.key,
+                    "dataset": column.dataset,
+                    "metric": column.metric,
+                    "model": row.model,
+                    "title": row.title,
+                    "variant": row.variant,
+                    "source": row.source,
+                    **vars(cell),
+                    "run": None if cell.run is None else report.runs[cell.run].path,
+                }
+
+
+def _comparisons(report: Report) -> Iterator[dict[str, Any]]:
+    for comparison in report.comparisons:
+        yield {"record": "comparison", **vars(comparison)}
+
+
+def _problems(report: Report) -> Iterator[dict[str, Any]]:
+    for problem in report.problems:
+        yield {"record": "problem", **vars(problem)}
+
+
+def _plain(value: Any) -> Any:
+    """True and False as JSON writes them; floats with the digits that give the same float again."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else value

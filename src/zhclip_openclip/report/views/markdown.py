@@ -1,0 +1,72 @@
+"""The report in Markdown, as GitHub shows it: a table a benchmark, what is known of a cell line by line."""
+
+from __future__ import annotations
+
+import re
+
+from zhclip_openclip.report._model import Cell, Report, Table
+from zhclip_openclip.report.views import _text
+
+
+def render(report: Report) -> str:
+    parts = ["# Results beside the published figures", _text.explanation(report)]
+    parts.append(
+        "A cell has: ours, the difference to the published value, the interval, the verdict, the published value."
+    )
+    for table in report.tables:
+        parts += [f"## {_escaped(table.title)}", _table(table)]
+    if report.sources:
+        parts += ["## Sources", _list(f"`{key}`: {_escaped(text)}" for key, text in report.sources.items())]
+    if report.comparisons:
+        parts += ["## Comparisons of our runs", _text.comparison_explanation(report), _comparisons(report)]
+    if report.problems:
+        parts += ["## Problems", _list(_escaped(str(problem)) for problem in report.problems)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    lines = [["Model", "Published in", *(_escaped(_text.heading(column)) for column in table.columns)]]
+    lines.append(["---", "---", *["---:"] * len(table.columns)])
+    for row in table.rows:
+        source = f"`{row.source}`" if row.source else ""
+        lines.append([_escaped(row.label), source, *(_cell(row.cells[column.key]) for column in table.columns)])
+    return _rows(lines)
+
+
+def _cell(cell: Cell) -> str:
+    published = _bold(_text.number(cell.published), cell.best_published)
+    if cell.ours is None:
+        return published
+    said = [_bold(_text.number(cell.ours), cell.best)]
+    said += [_text.LINES[name](cell) for name in ("difference", "interval")]
+    said += [f"*{cell.verdict}*", f"published {published}" if published else ""]
+    return "<br>".join(filter(None, said))
+
+
+def _comparisons(report: Report) -> str:
+    interval = f"{_text.share(report.level)} interval"
+    lines = [["Compared by", "Better", "Worse", "Difference", interval, "p", "corrected", "Significant", "Test"]]
+    lines.append([*["---"] * 3, *["---:"] * 4, "---", "---"])
+    for one in report.comparisons:
+        names = (_text.where(report, one), one.better, one.worse)
+        figures = (_text.p_value(one.p), _text.p_value(one.p_corrected), "yes" if one.significant else "no")
+        ends = _text.interval(one.low, one.high)
+        lines.append([*map(_escaped, names), f"+{one.difference:.2f}", ends, *map(_escaped, figures), one.test])
+    return _rows(lines)
+
+
+def _rows(lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _list(items) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _bold(text: str, best: bool) -> str:
+    return f"**{text}**" if best and text else text
+
+
+def _escaped(text: str) -> str:
+    """Text with what Markdown and HTML would read as markup taken literally."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text.replace("\n", " "))

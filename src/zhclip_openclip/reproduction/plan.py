@@ -1,0 +1,288 @@
+"""What `zhclip reproduce` will run: every model on every data set, what is there, what is finished, what it costs.
+
+A cell is one model with one tag on one data set. Its results are files of one name in the results folder: `NAME.json`
+as clip_benchmark writes it, `NAME.npz` with the outcome of each query or image, `NAME.html` with a gallery. The JSON
+holds, beside clip_benchmark's keys, the identity of the cell under `cell`; a finished cell is one whose JSON has the
+identity that is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zhclip_openclip.datasets import at_hand
+from zhclip_openclip.prompts import templates as template_sets
+from zhclip_openclip.prompts._files import find as find_file
+from zhclip_openclip.reproduction import _cost
+from zhclip_openclip.reproduction.weights import Weights, read_models, sha256
+
+LANGUAGE = "zh"
+
+
+@dataclass
+class Cell:
+    """One evaluation.
+
+    templates: template set, "" for retrieval. data: what was found of the data set. state: 'run', 'finished' or
+    'missing'. note: why it is missing, or why it is run although there is a result. seconds: about how long.
+    """
+
+    weights: Weights
+    entry: at_hand.Entry
+    templates: str
+    data: at_hand.Found | at_hand.Missing
+    options: Options
+    state: str = "run"
+    note: str = ""
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without suffix."""
+        pretrained = self.weights.pretrained
+        if self.weights.checkpoint:
+            path = Path(pretrained).expanduser().resolve()
+            pretrained = f"{path.stem}-{_short(str(path))}"
+        parts = [self.weights.model, pretrained, self.entry.name]
+        if self.templates:
+            given = Path(self.templates)
+            named = template_sets.is_ours(self.templates)
+            parts.append(self.templates if named else f"{given.stem}-{_short(str(given.expanduser().resolve()))}")
+        return re.sub(r"[^\w.@+-]", "-", "_".join(parts))
+
+    @property
+    def title(self) -> str:
+        """What it is called on a terminal."""
+        with_templates = f" ({self.templates})" if self.templates and self.templates != template_sets.DEFAULT else ""
+        return f"{self.weights.model} on {self.entry.name}{with_templates}"
+
+    def identity(self) -> dict[str, Any]:
+        """What makes a result the result of this cell; the same words give the same numbers."""
+        file = Path(self.templates).expanduser() if self.templates else None
+        return {
+            "model": self.weights.model,
+            "pretrained": self.weights.pretrained if not self.weights.checkpoint else None,
+            "checkpoint": self.weights.checkpoint,
+            "dataset": self.entry.name,
+            "read_as": getattr(self.data, "spelling", None),
+            "fingerprint": getattr(self.data, "fingerprint", None),
+            "language": LANGUAGE,
+            "templates": self.templates or None,
+            "template_file": sha256(file) if file and not template_sets.is_ours(self.templates) else None,
+            "amp": self.options.amp,
+            "skip_bad_images": self.options.skip_bad_images,
+        }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation is run with. workers: processes that read images; None for as many as make sense."""
+
+    batch_size: int = 64
+    workers: int | None = None
+    amp: bool = True
+    skip_bad_images: bool = False
+    galleries: bool = True
+
+
+@dataclass
+class Plan:
+    """cells: grouped by model, in the order to run. weights: of the models. machine: what the times are made from."""
+
+    cells: list[Cell]
+    output: Path
+    options: Options
+    machine: _cost.Machine | None = None
+    models: list[Weights] = field(default_factory=list)
+
+    def of(self, state: str) -> list[Cell]:
+        return [cell for cell in self.cells if cell.state == state]
+
+    @property
+    def datasets(self) -> list[at_hand.Entry]:
+        return list({cell.entry.name: cell.entry for cell in self.cells}.values())
+
+    @property
+    def missing(self) -> list[tuple[at_hand.Entry, at_hand.Missing]]:
+        """The data sets that are not at hand, and why."""
+        first = {cell.entry.name: (cell.entry, cell.data) for cell in reversed(self.cells)}
+        return [first[entry.name] for entry in self.datasets if isinstance(first[entry.name][1], at_hand.Missing)]
+
+    @property
+    def to_fetch(self) -> list[Weights]:
+        """Weights that the cells to run need and that are not here."""
+        used = {cell.weights for cell in self.of("run")}
+        return [weights for weights in self.models if weights in used and not weights.here]
+
+    @property
+    def seconds(self) -> float:
+        return sum(cell.seconds for cell in self.of("run"))
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan for programs: `zhclip reproduce --dry-run --json`."""
+        return {
+            "output": str(self.output),
+            "cells": [
+                {
+                    "name": cell.name,
+                    "model": cell.weights.model,
+                    "pretrained": cell.weights.pretrained,
+                    "dataset": cell.entry.name,
+                    "templates": cell.templates,
+                    "state": cell.state,
+                    "note": cell.note,
+                    "read_as": getattr(cell.data, "spelling", None),
+                    "dataset_root": _text(getattr(cell.data, "root", None)),
+                    "images": getattr(cell.data, "images", None),
+                    "texts": getattr(cell.data, "texts", None),
+                    "seconds": round(cell.seconds, 1),
+                }
+                for cell in self.cells
+            ],
+            "weights": [
+                {
+                    "model": weights.model,
+                    "pretrained": weights.pretrained,
+                    "gb": round(weights.bytes / 1e9, 2),
+                    "here": weights.here,
+                    "source": weights.source,
+                }
+                for weights in self.models
+            ],
+            "missing": [
+                {
+                    "dataset": entry.name,
+                    "reason": data.reason,
+                    "get": entry.get,
+                    "place": entry.place,
+                    "gb": entry.gb,
+                    "licence": entry.licence,
+                }
+                for entry, data in self.missing
+            ],
+            "seconds": round(self.seconds, 1),
+            "gb_weights_to_fetch": round(sum(weights.bytes for weights in self.to_fetch) / 1e9, 2),
+            "gb_data_missing": round(sum(entry.gb or 0 for entry, _ in self.missing), 2),
+        }
+
+
+def make_plan(
+    models: Sequence[str],
+    datasets: Sequence[str],
+    data_root: Path | None,
+    output: Path,
+    options: Options | None = None,
+    template_set: str = template_sets.DEFAULT,
+    more_templates: dict[str, Sequence[str]] | None = None,
+    timed: bool = True,
+) -> Plan:
+    """All cells of these models on these data sets. Nothing is fetched, and nothing is written but TSV indexes.
+
+    models: names, tags and paths as `read_models` takes them; none for the six systems. datasets: names; none for the
+    data sets of the published tables. template_set: for class lists. more_templates: further template sets by data set.
+    timed: measure this machine, for about how long it takes.
+
+    Raises ZhclipError: an unknown model, tag, data set or template set.
+    """
+    options = options or Options()
+    if not template_sets.is_ours(template_set):
+        find_file(template_set, "--templates")
+    weights = read_models(models)
+    chosen = list({entry.name: entry for entry in map(at_hand.find_entry, datasets or at_hand.of_tables())}.values())
+    cells = []
+    found: dict[tuple[str, str], at_hand.Found | at_hand.Missing] = {}
+    for one in weights:
+        for entry in chosen:
+            sets = [template_set, *(more_templates or {}).get(entry.name, ())]
+            for templates in sets if entry.task == "classification" else [""]:
+                key = entry.name, templates
+                if key not in found:
+                    found[key] = at_hand.look(entry, data_root, templates, options.skip_bad_images)
+                cells.append(Cell(one, entry, templates, found[key], options))
+    plan = Plan(cells, output, options, models=weights)
+    for cell in cells:
+        cell.state, cell.note = state_of(cell, output)
+    if timed and plan.of("run"):
+        _time(plan)
+    return plan
+
+
+def state_of(cell: Cell, output: Path) -> tuple[str, str]:
+    """'finished', 'missing' or 'run', and a note."""
+    path = output / f"{cell.name}.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        result = None
+    except (OSError, ValueError):
+        result = {}
+    data = cell.data
+    if isinstance(data, at_hand.Missing):
+        # Without its data a result cannot be compared with them; all else has to fit.
+        if _fits(result, cell, path, ("read_as", "fingerprint")) is None:
+            return "finished", "its data are not here any more"
+        return "missing", data.reason
+    if result is None:
+        return "run", ""
+    why = _fits(result, cell, path)
+    return ("finished", "") if why is None else ("run", f"{path.name} {why}: run again")
+
+
+def _fits(result: Any, cell: Cell, path: Path, but: Sequence[str] = ()) -> str | None:
+    """None if this is the result of the cell, else what is wrong with it."""
+    if result is None:
+        return "is not there"
+    if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
+        return "is no result"
+    if not isinstance(result.get("cell"), dict):
+        return "was not made by zhclip reproduce"
+    for key in ("per_query", "per_sample"):
+        if result.get(key) and not (path.parent / str(result[key])).is_file():
+            return f"lacks its {result[key]}"
+    asked, has = cell.identity(), result["cell"]
+    other = [key for key in asked if key not in but and asked[key] != has.get(key)]
+    if other == ["skip_bad_images"] and "skipped_images" not in result:
+        other = []  # no image was bad, so it makes no difference
+    return f"was made with another {' and '.join(other)}" if other else None
+
+
+# ---------------------------------------------------------------- time
+
+
+def _time(plan: Plan) -> None:
+    """Give each cell to run its seconds. Towers that several models share go over a data set once."""
+    workers = max((workers_for(cell) for cell in plan.of("run")), default=0)
+    plan.machine = _cost.measure(workers, plan.options.amp)
+    passed: set[tuple[str, str]] = set()
+    for cell in plan.of("run"):
+        model, data = cell.weights.model, cell.data
+        shared = cell.weights.image_source or cell.weights.title, cell.data.spelling
+        images = 0 if shared in passed else data.images
+        passed.add(shared)
+        operations = images * _cost.image_operations(model) + data.texts * _cost.text_operations(model)
+        cell.seconds = plan.machine.seconds(operations, images)
+
+
+def workers_for(cell: Cell) -> int:
+    """Processes that read the images of a cell."""
+    if cell.options.workers is not None:
+        wanted = cell.options.workers
+    else:
+        wanted = 0 if cell.entry.embedded else min(8, os.cpu_count() or 1)
+    shards = getattr(cell.data, "shards", None)
+    return min(wanted, shards) if shards else wanted
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

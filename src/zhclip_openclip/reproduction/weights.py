@@ -1,0 +1,123 @@
+"""Which models a reproduction is asked for, and where their weights are."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zhclip_openclip._errors import CheckpointError, ZhclipError
+from zhclip_openclip.checkpoints import _files, _load
+from zhclip_openclip.checkpoints._resolve import clean_tag
+from zhclip_openclip.families import Model, all_names, find
+
+#: The systems of the published comparison, a collection of clip_benchmark that this package adds.
+SYSTEMS = "chinese_clip"
+_BYTES_A_PARAMETER = 4  # nearly all published files are fp32
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model with a tag, and where its weights are.
+
+    model: canonical name. pretrained: a tag, or a file or folder. checkpoint: SHA-256 of such a file, or None.
+    here: whether nothing has to be fetched. bytes: of its weights; an estimate where they are not here. source: where
+    they come from. image_source: where the image tower comes from, if other models have the same; "" otherwise.
+    """
+
+    model: str
+    pretrained: str
+    here: bool
+    bytes: int
+    source: str
+    checkpoint: str | None = None
+    image_source: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} ({self.pretrained})"
+
+
+def read_models(words: Sequence[str]) -> list[Weights]:
+    """`zhclip`, `cnclip-vit-b-16`, a collection of clip_benchmark; and after a name its tag, or a checkpoint.
+
+    words: each may be several, separated by commas: `cnclip,qa_clip,zhclip` is two models, the first with a tag.
+
+    Raises ZhclipError: what is none of these.
+    """
+    asked: list[tuple[str, str | None]] = []
+    # A path may hold a comma, so a word that is a file is taken as it is.
+    parts = [part for word in words or [SYSTEMS] for part in ([word] if Path(word).exists() else word.split(","))]
+    for part in filter(None, map(str.strip, parts)):
+        if find(part) is not None:
+            asked.append((part, None))
+        elif part in _collections():
+            asked += _collections()[part]
+        elif asked and asked[-1][1] is None:
+            asked[-1] = asked[-1][0], part
+        else:
+            raise ZhclipError(f"{part} is not a model of this package{_hint(part)}; zhclip models lists them")
+    weights = [_weights(name, pretrained) for name, pretrained in asked]
+    return list({(one.model, one.pretrained): one for one in weights}.values())
+
+
+def _collections() -> dict[str, list[tuple[str, str | None]]]:
+    from clip_benchmark.model_collection import model_collection
+
+    return {
+        name: models
+        for name, models in model_collection.items()
+        if name not in all_names() and models and all(find(model) is not None for model, _ in models)
+    }
+
+
+def _hint(part: str) -> str:
+    close = difflib.get_close_matches(part, all_names(), n=2)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _weights(name: str, pretrained: str | None) -> Weights:
+    _, model = find(name)
+    pretrained = pretrained or model.default_tag
+    tag = model.tags.get(clean_tag(pretrained))
+    if tag is None:
+        return _checkpoint(model, pretrained)
+    estimate = _load.model_facts().get(model.name, {}).get("parameters", 0) * _BYTES_A_PARAMETER
+    if tag.path is not None:
+        return Weights(model.name, clean_tag(pretrained), True, tag.path.stat().st_size, "in the package")
+    source = tag.repo + (f" + {tag.image_repo}" if tag.image_repo else "")
+    files = [_files.cached(tag.repo, tag.files)]
+    if tag.image_repo:
+        files.append(_files.cached(tag.image_repo, tag.image_files))
+    here = all(files)
+    size = sum(file.stat().st_size for file in files) if here else estimate
+    return Weights(model.name, clean_tag(pretrained), here, size, source, image_source=tag.image_repo)
+
+
+def _checkpoint(model: Model, pretrained: str) -> Weights:
+    path = Path(pretrained).expanduser()
+    if not path.exists():
+        tags = ", ".join(model.tags)
+        raise CheckpointError(
+            f"{pretrained} is neither a tag of {model.name} ({tags}), nor a file or folder, nor a model"
+            f"{_hint(pretrained)}"
+        )
+    file = _files.weights_in(path) if path.is_dir() else path
+    files = [file]
+    if file.name.endswith(".index.json"):
+        shards = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
+        files += sorted({file.parent / shard for shard in shards})
+    digest = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if len(files) > 1 else sha256(file)
+    return Weights(model.name, pretrained, True, sum(one.stat().st_size for one in files), str(path), digest)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,409 @@
+"""What `zhclip reproduce` plans: data at hand, models, finished cells, costs; and the page on where to get data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import retrieval_files, table_files
+from zhclip_openclip import _paths
+from zhclip_openclip._errors import CheckpointError, ZhclipError
+from zhclip_openclip.datasets import at_hand, docs
+from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets.at_hand import Found, Missing
+from zhclip_openclip.datasets.retrieval import build_retrieval_dataset
+from zhclip_openclip.prompts import registry
+from zhclip_openclip.reproduction import _cost
+from zhclip_openclip.reproduction.plan import Options, make_plan, state_of
+from zhclip_openclip.reproduction.weights import read_models
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reproducing.md"
+SIX = ["zhclip", "altclip", "cnclip", "taiyiclip", "mclip", "clip-chinese"]
+
+
+def look(name, root, **more):
+    return at_hand.look(at_hand.find_entry(name), root, "zh", **more)
+
+
+# ---------------------------------------------------------------- the table of data sets
+
+
+def test_every_data_set_of_the_tables_is_described():
+    names = at_hand.of_tables()
+    assert len(names) == len(set(names)) == 14
+    for entry in map(at_hand.find_entry, [*names, "digits", "digits-retrieval"]):
+        assert entry.images > 0 and entry.get and entry.place and entry.licence
+        assert entry.gb is not None or entry.gb_note
+        assert (entry.task == "retrieval") == bool(entry.texts)
+        assert entry.embedded or entry.gb != 0
+        if entry.task == "classification":
+            assert registry.find(entry.name).name == entry.name
+            assert entry.embedded or at_hand.layouts(entry)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("Flickr30K_CN", "flickr30k-cn"), ("vtab/pcam", "pcam"), ("elevater/cifar-10", "cifar10"), ("wds/muge", "muge")],
+)
+def test_other_spellings(given, meant):
+    assert at_hand.find_entry(given).name == meant
+
+
+def test_unknown_data_set():
+    with pytest.raises(DatasetError, match="cifa10 is not a data set.*did you mean cifar10"):
+        at_hand.find_entry("cifa10")
+    with pytest.raises(DatasetError, match="there are coco-cn"):
+        at_hand.find_entry("zzz")
+
+
+# ---------------------------------------------------------------- what is at hand
+
+
+def classification_layouts():
+    for entry in at_hand.entries().values():
+        if entry.task == "classification" and not entry.embedded:
+            for number, layout in enumerate(at_hand.layouts(entry)):
+                for folder in dict.fromkeys(layout["folders"]):
+                    yield pytest.param(entry.name, number, folder, id=f"{layout['dataset']} in {folder}")
+
+
+@pytest.mark.parametrize(("name", "number", "folder"), list(classification_layouts()))
+def test_each_layout_in_each_folder(tmp_path, monkeypatch, name, number, folder):
+    """The files that it needs make it found, under the spelling that reads them; without one of them it is not."""
+    monkeypatch.setattr(at_hand, "find_spec", lambda name: object())
+    layout = at_hand.layouts(at_hand.find_entry(name))[number]
+    root = tmp_path / "data"
+    place = root / folder
+    if layout["layout"] == "elevater":
+        table_files.elevater(place.parent, place.name, ["甲", "乙"], each=1)
+    for file in layout["files"]:
+        path = place / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text("1" if path.name == "nshards.txt" else "")
+    found = look(name, root)
+    assert (found.spelling, found.root.resolve()) == (layout["dataset"], place.resolve())
+    assert found.images > 0 and found.texts >= len(registry.find(name).spellings)
+    for file in layout["files"]:
+        path = place / file
+        if path.is_dir():
+            path.rename(path.with_name(path.name + ".gone"))
+        else:
+            path.unlink()
+        assert isinstance(look(name, root), Missing)
+        if path.with_name(path.name + ".gone").exists():
+            path.with_name(path.name + ".gone").rename(path)
+        else:
+            path.write_text("1" if path.name == "nshards.txt" else "")
+
+
+def test_chinese_clips_layout_goes_first(tmp_path):
+    table_files.fer2013(tmp_path)
+    assert look("fer2013", tmp_path).spelling == "fer2013"
+    table_files.elevater(tmp_path, "fer-2013", ["生气", "厌恶", "恐惧", "高兴", "平静", "悲伤", "惊讶"], each=1)
+    found = look("fer2013", tmp_path)
+    assert (found.spelling, found.images) == ("elevater/fer-2013", 7)
+
+
+def test_retrieval_sets(tmp_path):
+    muge = retrieval_files.write_tsv(tmp_path / "MUGE", "valid", several=True, muge_names=True)
+    retrieval_files.write_tsv(tmp_path / "datasets" / "Flickr30k-CN", "test", several=False)
+    dataset = build_retrieval_dataset("muge", muge)
+    assert look("muge", tmp_path) == Found(
+        "muge", muge, dataset.layout, len(dataset), len(dataset.texts), dataset.fingerprint()
+    )
+    assert look("muge", muge) == look("muge", tmp_path)  # the folder itself is as good
+    assert look("flickr30k-cn", tmp_path).root == tmp_path / "datasets" / "Flickr30k-CN"
+    assert look("coco-cn", tmp_path) == Missing(f"not in {tmp_path}", absent=True)
+
+
+def test_files_of_another_set_are_not_taken(tmp_path):
+    """Chinese-CLIP calls the files of all three sets the same."""
+    retrieval_files.write_tsv(tmp_path / "Flickr30k-CN", "test", several=False)
+    assert isinstance(look("coco-cn", tmp_path / "Flickr30k-CN"), Missing)
+    assert isinstance(look("flickr30k-cn", tmp_path / "Flickr30k-CN"), Found)
+
+
+def test_shards_of_a_retrieval_set(tmp_path):
+    from zhclip_openclip.datasets.wds_export import export_wds
+
+    muge = retrieval_files.write_tsv(tmp_path / "source" / "MUGE", "valid", several=True)
+    dataset = build_retrieval_dataset("muge", muge)
+    export_wds(dataset, tmp_path / "wds" / "muge")
+    found = look("muge", tmp_path)
+    assert (found.spelling, found.root) == ("wds/muge", tmp_path / "wds" / "muge")
+    assert found.fingerprint == dataset.fingerprint()
+
+
+def test_data_that_cannot_be_read_say_why(tmp_path, monkeypatch):
+    folder = retrieval_files.write_tsv(tmp_path / "MUGE", "valid", several=True)
+    (folder / "valid_texts.jsonl").write_text("{broken\n")
+    assert "valid_texts.jsonl:1" in look("muge", tmp_path).reason and not look("muge", tmp_path).absent
+    table_files.shards(tmp_path / "wds_cifar100", table_files.english("cifar100"))
+    (tmp_path / "wds_cifar100" / "test" / "1.tar").unlink()
+    assert "1.tar: missing, though nshards.txt says 2" in look("cifar100", tmp_path).reason
+    elevater = table_files.elevater(tmp_path, "dtd", ["甲", "乙"], each=1)
+    (elevater / "test" / "007").mkdir()
+    assert "there is no class 7" in look("dtd", tmp_path).reason
+    for file in ("x", "y"):
+        path = tmp_path / "pcam" / f"camelyonpatch_level_2_split_test_{file}.h5"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    monkeypatch.setattr(at_hand, "find_spec", lambda name: None)
+    assert "pip install h5py" in look("pcam", tmp_path).reason
+
+
+def test_bad_pictures_are_no_reason_with_leave(tmp_path):
+    folder = retrieval_files.write_tsv(tmp_path / "MUGE", "valid", several=True)
+    with open(folder / "valid_imgs.tsv", "a") as file:
+        file.write("77\t***\n")
+    assert "bad base64" in look("muge", tmp_path).reason
+    found = look("muge", tmp_path, skip_bad_images=True)
+    assert found.spelling == "muge" and found.fingerprint is None
+
+
+def test_embedded_data_need_no_folder():
+    assert look("digits", None).root is None and look("digits-retrieval", None).texts == 70
+    assert look("cifar10", None) == Missing("no --data-root was given", absent=True)
+
+
+# ---------------------------------------------------------------- models
+
+
+def test_the_six_systems_by_default():
+    models = [weights.model for weights in read_models([])]
+    from zhclip_openclip.families import find
+
+    assert models == [find(name)[1].name for name in SIX]
+
+
+def test_names_tags_and_checkpoints(tmp_path):
+    checkpoint = tmp_path / "epoch, latest.safetensors"
+    checkpoint.write_bytes((_paths.DATA / "tiny" / "model.safetensors").read_bytes())
+    words = ["cnclip-vit-b-16,qa_clip,zhclip", "zhclip-tiny", str(checkpoint), "altclip-vit-l-14", "zhclip-vit-l-14"]
+    read = [(weights.model, weights.pretrained) for weights in read_models(words)]
+    assert read == [
+        ("cnclip-vit-b-16", "qa_clip"),
+        ("zhclip-vit-l-14", "thu_ml"),
+        ("zhclip-tiny", str(checkpoint)),
+        ("altclip-vit-l-14", "baai"),
+    ]
+    assert len(read_models(["cnclip_all"])) >= 5
+
+
+def test_checkpoints_are_known_by_their_content(tmp_path):
+    import hashlib
+
+    data = (_paths.DATA / "tiny" / "model.safetensors").read_bytes()
+    (tmp_path / "a.safetensors").write_bytes(data)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "model.safetensors").write_bytes(data)
+    one, other = read_models(["zhclip-tiny", str(tmp_path / "a.safetensors"), "zhclip-tiny", str(tmp_path / "b")])
+    assert one.checkpoint == other.checkpoint == hashlib.sha256(data).hexdigest()
+    assert one.here and one.bytes == len(data)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "told"),
+    [
+        (["zhclp"], ZhclipError, "did you mean zhclip"),
+        (["cnclip,no_such_tag"], CheckpointError, "neither a tag of cnclip-vit-l-14 .*ofa_sys"),
+        (["zhclip,thu_ml,thu_ml"], ZhclipError, "thu_ml is not a model"),
+        (["cnclip,cnclip-vit-b-61"], CheckpointError, "did you mean cnclip-vit-b-16"),
+    ],
+)
+def test_what_is_no_model(words, error, told):
+    with pytest.raises(error, match=told):
+        read_models(words)
+
+
+def test_weights_on_this_machine(models_dir):
+    weights = read_models(["clip-chinese,mclip"])
+    assert not any(one.here for one in weights) and weights[0].bytes == pytest.approx(0.76e9, rel=0.01)
+    folder = models_dir / "YeungNLP" / "clip-vit-bert-chinese-1M"
+    folder.mkdir(parents=True)
+    (folder / "pytorch_model.bin").write_bytes(b"x" * 1234)
+    text = models_dir / "M-CLIP" / "XLM-Roberta-Large-Vit-L-14"
+    text.mkdir(parents=True)
+    (text / "pytorch_model.bin").write_bytes(b"x")
+    first, second = read_models(["clip-chinese,mclip"])
+    assert first.here and first.bytes == 1234
+    assert not second.here  # its image tower is published apart
+
+
+# ---------------------------------------------------------------- cells
+
+
+def tiny(tmp_path, **more):
+    return make_plan(["zhclip-tiny"], ["digits", "digits-retrieval"], None, tmp_path, timed=False, **more)
+
+
+def test_cells_are_grouped_by_model_and_named_apart(tmp_path):
+    plan = make_plan(["zhclip-tiny", "cnclip"], [], None, tmp_path, timed=False)
+    assert len(plan.cells) == 28 and {cell.state for cell in plan.cells} == {"missing"}
+    assert [cell.weights.model for cell in plan.cells] == ["zhclip-tiny"] * 14 + ["cnclip-vit-l-14"] * 14
+    assert [cell.entry.name for cell in plan.cells[:14]] == at_hand.of_tables()
+    assert [entry.name for entry, _ in plan.missing] == at_hand.of_tables()
+    assert len({cell.name for cell in plan.cells}) == 28
+    several = tiny(tmp_path, more_templates={"digits": ["name"]})
+    assert [cell.name for cell in several.cells] == [
+        "zhclip-tiny_digits_digits_zh",
+        "zhclip-tiny_digits_digits_name",
+        "zhclip-tiny_digits_digits-retrieval",
+    ]
+
+
+def finish(cell, folder, **more):
+    """A result of the cell, as far as the plan looks at it."""
+    result = {"metrics": {}, "cell": cell.identity(), **more}
+    (folder / f"{cell.name}.json").write_text(json.dumps(result))
+
+
+def test_finished_cells(tmp_path):
+    plan = tiny(tmp_path)
+    assert {cell.state for cell in plan.cells} == {"run"}
+    finish(plan.cells[0], tmp_path)
+    again = tiny(tmp_path)
+    assert [cell.state for cell in again.cells] == ["finished", "run"]
+    assert again.as_json()["cells"][0]["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{broken", "is no result"),
+        ("[]", "is no result"),
+        ('{"metrics": {}}', "was not made by zhclip reproduce"),
+        ('{"metrics": {}, "cell": {"model": "zhclip-tiny"}}', "was made with another"),
+    ],
+)
+def test_results_that_do_not_count(tmp_path, content, told):
+    cell = tiny(tmp_path).cells[0]
+    (tmp_path / f"{cell.name}.json").write_text(content)
+    state, note = state_of(cell, tmp_path)
+    assert state == "run" and told in note and cell.name in note
+
+
+def test_a_result_without_its_outcomes_does_not_count(tmp_path):
+    cell = tiny(tmp_path).cells[1]
+    finish(cell, tmp_path, per_query="gone.npz")
+    assert state_of(cell, tmp_path) == ("run", f"{cell.name}.json lacks its gone.npz: run again")
+
+
+def test_another_precision_or_checkpoint_is_run_again(tmp_path):
+    cell = tiny(tmp_path).cells[0]
+    finish(cell, tmp_path)
+    other = tiny(tmp_path, options=Options(amp=False)).cells[0]
+    assert state_of(other, tmp_path)[0] == "run" and "another amp" in other.note
+    checkpoint = tmp_path / "my.safetensors"
+    checkpoint.write_bytes((_paths.DATA / "tiny" / "model.safetensors").read_bytes())
+
+    def planned():
+        return make_plan(["zhclip-tiny", str(checkpoint)], ["digits"], None, tmp_path, timed=False).cells[0]
+
+    finish(planned(), tmp_path)
+    assert planned().state == "finished"
+    checkpoint.write_bytes(checkpoint.read_bytes() + b"more training")
+    assert planned().state == "run" and "another checkpoint" in planned().note
+
+
+def test_changed_data_are_run_again(tmp_path):
+    folder = retrieval_files.write_tsv(tmp_path / "MUGE", "valid", several=True)
+
+    def planned(root=tmp_path):
+        return make_plan(["zhclip-tiny"], ["muge"], root, tmp_path, timed=False).cells[0]
+
+    finish(planned(), tmp_path)
+    assert planned().state == "finished"
+    texts = (folder / "valid_texts.jsonl").read_text("utf-8").splitlines()
+    (folder / "valid_texts.jsonl").write_text("\n".join(texts[:-1]) + "\n", "utf-8")
+    assert planned().state == "run" and "another fingerprint" in planned().note
+    gone = planned(tmp_path / "elsewhere")
+    assert (gone.state, gone.note) == ("finished", "its data are not here any more")
+
+
+def test_leave_to_skip_matters_only_where_an_image_is_bad(tmp_path):
+    skipping = Options(skip_bad_images=True)
+    cell = tiny(tmp_path, options=skipping).cells[0]
+    finish(cell, tmp_path)
+    assert tiny(tmp_path).cells[0].state == "finished"
+    finish(cell, tmp_path, skipped_images={"count": 1})
+    assert tiny(tmp_path).cells[0].state == "run"
+    assert tiny(tmp_path, options=skipping).cells[0].state == "finished"
+
+
+def test_a_template_file_counts_by_its_content(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"digits": ["一个{c}", "{c}"]}), "utf-8")
+    plan = tiny(tmp_path, template_set=str(file))
+    assert plan.cells[0].data.texts == 20
+    finish(plan.cells[0], tmp_path)
+    assert tiny(tmp_path, template_set=str(file)).cells[0].state == "finished"
+    file.write_text(json.dumps({"digits": ["两个{c}", "{c}"]}), "utf-8")
+    assert tiny(tmp_path, template_set=str(file)).cells[0].state == "run"
+    with pytest.raises(ZhclipError, match="there is no such file"):
+        tiny(tmp_path, template_set="nix.json")
+
+
+# ---------------------------------------------------------------- costs
+
+
+def test_operations_of_an_image_tower():
+    """A transformer's products, counted by hand: ViT-L/14 and ViT-H/14 at 224 pixels."""
+    for model, width, layers, inner in (("zhclip-vit-l-14", 1024, 24, 4096), ("cnclip-vit-h-14", 1280, 32, 5120)):
+        tokens = (224 // 14) ** 2 + 1
+        projections = 2 * tokens * layers * (4 * width**2 + 2 * width * inner)
+        attention = 2 * layers * 2 * tokens**2 * width
+        patches = 2 * (tokens - 1) * 3 * 14**2 * width
+        assert _cost.image_operations(model) == pytest.approx(projections + attention + patches, rel=0.002)
+
+
+def test_operations_of_a_resnet():
+    """CLIP's RN50: 12.22 GFLOPs an image in open_clip's docs/model_profile.csv."""
+    assert _cost.image_operations("cnclip-rn50") == pytest.approx(12.22e9, rel=0.01)
+
+
+def test_seconds_follow_the_slower_of_computing_and_reading():
+    machine = _cost.Machine("cpu", rate=1e12, reading=0.01, readers=2)
+    assert machine.seconds(0.8e12 * 30, images=10) == pytest.approx(30)
+    assert machine.seconds(1.0, images=1000) == pytest.approx(5)
+
+
+def test_a_tower_that_models_share_is_counted_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(_cost, "measure", lambda workers, amp: _cost.Machine("cpu", 1e12, 1e-6, 1))
+    table_files.elevater(tmp_path / "elevater", "cifar-10", list("甲乙丙丁戊己庚辛壬癸"), each=5)
+    plan = make_plan(["mclip", "taiyiclip", "zhclip"], ["cifar10"], tmp_path, tmp_path / "out")
+    first, second, third = (cell.seconds for cell in plan.cells)
+    pass_over_images = 50 * _cost.image_operations("mclip-vit-l-14") / 0.8e12
+    assert first == pytest.approx(second + pass_over_images) == pytest.approx(third)
+    assert plan.seconds == pytest.approx(first + second + third)
+
+
+def test_measured_for_real():
+    machine = _cost.measure(workers=1, amp=False)
+    assert machine.rate > 1e8 and 0 < machine.reading < 5 and machine.readers == 1
+
+
+# ---------------------------------------------------------------- the page
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="the docs are not in a wheel")
+def test_page_is_not_stale(tmp_path):
+    copy = tmp_path / "page.md"
+    copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    assert not docs.put_in(copy), "run: python -m zhclip_openclip.datasets.docs docs/reproducing.md"
+
+
+def test_stale_page_is_noticed_and_written(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{docs.BEGIN}\nstale\n{docs.END}\nafter\n", encoding="utf-8")
+    assert docs.put_in(page) and not docs.put_in(page)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text.replace(docs.BEGIN, "")
+    for name in at_hand.of_tables():
+        assert f"| `{name}`" in text
+    with pytest.raises(DatasetError, match="has no .*marks"):
+        docs.put_in(Path(__file__))
