@@ -51,10 +51,8 @@ def resolve(family: Family, model: Model, pretrained: str, cache_dir: str | None
     if tag is not None:
         path, config, preprocessor = _published(tag, cache_dir)
     else:
-        path = Path(pretrained).expanduser()
-        if path.is_dir():
-            path = _files.weights_in(path)
-        elif not path.is_file():
+        path = _files.located(pretrained)
+        if path is None:
             raise CheckpointError(_no_such(model, str(pretrained)))
         config, preprocessor = path.parent / "config.json", path.parent / "preprocessor_config.json"
     piece = recognise(path, family, model)
