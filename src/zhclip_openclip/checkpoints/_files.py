@@ -248,7 +248,7 @@ def located(given: str | Path) -> Path | None:
     except ValueError:  # a null character: no path at all
         return None
     except OSError as error:
-        if path.is_symlink():
+        if os.path.islink(path):  # Path.is_symlink raises for names that are too long
             where = "to itself" if error.errno == errno.ELOOP else f"to {os.readlink(path)}, which is not there"
             raise CheckpointError(f"{path} is a link {where}: link it anew, or name the file") from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):

@@ -85,12 +85,8 @@ def read(path: str | Path) -> Weights:
     if found is None:
         raise CheckpointError(f"{path} does not exist")
     path = found
-    files, shards = [path], {}
-    if _form(path) == _INDEX:
-        shards = _shards(path)
-        files = [path.parent / name for name in sorted(set(shards.values()))]
-        if absent := [file.name for file in files if not file.is_file()]:
-            raise CheckpointError(f"{path} names files that are not beside it: {', '.join(absent)}")
+    shards = _shards(path) if _form(path) == _INDEX else {}
+    files = _beside(path, shards) if shards else [path]
     dicts: dict[Place, dict[str, tuple[Path, Stored]]] = {}
     for file in files:
         for place, tensors in _listing(file).items():
@@ -121,6 +117,21 @@ def read(path: str | Path) -> Weights:
         places={name: (*chosen.place, chosen.names[name]) for name in names},
         dtypes={name: stored.dtype for name, (_, stored) in entries.items()},
     )
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold a checkpoint: the one at `path`, and behind an index its shards.
+
+    Raises CheckpointError: as :func:`read`, as far as it has to look.
+    """
+    return [path, *_beside(path, _shards(path))] if _form(path) == _INDEX else [path]
+
+
+def _beside(path: Path, shards: Mapping[str, str]) -> list[Path]:
+    files = [path.parent / name for name in sorted(set(shards.values()))]
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(f"{path} names files that are not beside it: {', '.join(absent)}")
+    return files
 
 
 def _form(path: Path) -> str:

@@ -113,6 +113,9 @@ def tensor(top: object, place: Place) -> torch.Tensor:
 def _load(path: Path) -> object:
     import torch
 
+    if path.suffix == ".safetensors":  # by which torch would take it for one
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:

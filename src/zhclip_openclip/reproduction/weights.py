@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zhclip_openclip._errors import CheckpointError, ZhclipError
-from zhclip_openclip.checkpoints import _files, _load
+from zhclip_openclip.checkpoints import _files, _load, _read
 from zhclip_openclip.checkpoints._resolve import clean_tag
 from zhclip_openclip.families import Model, all_names, find
 
@@ -98,20 +97,17 @@ def _weights(name: str, pretrained: str | None) -> Weights:
 
 
 def _checkpoint(model: Model, pretrained: str) -> Weights:
-    path = Path(pretrained).expanduser()
-    if not path.exists():
+    file = _files.located(pretrained)
+    if file is None:
         tags = ", ".join(model.tags)
         raise CheckpointError(
             f"{pretrained} is neither a tag of {model.name} ({tags}), nor a file or folder, nor a model"
             f"{_hint(pretrained)}"
         )
-    file = _files.weights_in(path) if path.is_dir() else path
-    files = [file]
-    if file.name.endswith(".index.json"):
-        shards = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
-        files += sorted({file.parent / shard for shard in shards})
+    files = _read.files_of(file)
     digest = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if len(files) > 1 else sha256(file)
-    return Weights(model.name, pretrained, True, sum(one.stat().st_size for one in files), str(path), digest)
+    size = sum(one.stat().st_size for one in files)
+    return Weights(model.name, pretrained, True, size, str(_files.expanded(pretrained)), digest)
 
 
 def sha256(path: Path) -> str:
