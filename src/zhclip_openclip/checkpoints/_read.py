@@ -149,7 +149,9 @@ def _form(path: Path) -> str:
     with reading(path, CheckpointError), path.open("rb") as file:
         head = file.read(9)
     if head[8:] == b"{" or (path.suffix.lower() == ".safetensors" and len(head) < 9):
-        raise CheckpointError(f"{path} is a safetensors file that is cut short or damaged at its begin: fetch it again")
+        raise CheckpointError(
+            f"{path} is a safetensors file that is cut short or damaged at its beginning: fetch it again"
+        )
     raise CheckpointError(
         f"{path} is not a file of weights: it begins neither like safetensors nor like what torch.save writes. If it "
         "should be one of these, it is damaged: fetch it again"

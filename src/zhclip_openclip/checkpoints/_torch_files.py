@@ -71,7 +71,7 @@ def content(path: Path, quiet: bool = True) -> object:
             cause = error.__cause__
             if not isinstance(cause, pickle.UnpicklingError):
                 raise
-            refused = re.search(r"GLOBAL (\S+)", str(cause)) or re.search(r"class (\S+)", str(cause))
+            refused = re.search(r"GLOBAL (\S+)", str(cause)) or re.search(r"Unsupported class (\S+)", str(cause))
             name = refused[1] if refused else ""
             if not name or name in stand_ins or "blocked" in str(cause) or len(stand_ins) == _STAND_INS:
                 raise _refusal(path, name) from cause
