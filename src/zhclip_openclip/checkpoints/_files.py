@@ -159,3 +159,15 @@ def weights_in(folder: Path) -> Path:
             f"{folder} holds several files of weights ({', '.join(p.name for p in others)}): name one of them"
         )
     raise CheckpointError(f"{folder} holds no weights: looked for {', '.join(WEIGHTS)}, *.safetensors, *.bin, *.pt")
+
+
+def existing(given: str) -> Path | None:
+    """The file or folder that `given` names, `~` expanded; None where there is none."""
+    path = Path(given).expanduser()
+    return path if path.exists() else None
+
+
+def weights_at(given: str | os.PathLike[str]) -> Path:
+    """The file of weights that a path of a file or a folder means."""
+    path = Path(given).expanduser()
+    return weights_in(path) if path.is_dir() else path

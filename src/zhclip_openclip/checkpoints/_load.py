@@ -129,7 +129,7 @@ def _same_up_to_leading_ones(a: Shape, b: Shape) -> bool:
     return core(tuple(a)) == core(tuple(b))
 
 
-def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: bool = True):
+def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: bool = True, resize: bool = True):
     """Copy a checkpoint into `model`, tensor by tensor. Nothing is copied unless everything fits.
 
     pieces: the files that hold the weights; together they have to cover the model.
