@@ -263,6 +263,21 @@ def located(given: str | Path) -> Path | None:
     return path
 
 
+def existing(given: str | os.PathLike[str]) -> Path | None:
+    """The file or folder that `given` names, `~` expanded; None where there is none."""
+    path = os.path.expanduser(given)
+    return Path(path) if os.path.exists(path) else None  # which does not raise, whatever the name
+
+
+def weights_at(given: str | os.PathLike[str]) -> Path:
+    """The file of weights that a path of a file or a folder means. Raises CheckpointError: as :func:`located`; there is
+    nothing."""
+    path = located(given)
+    if path is None:
+        raise CheckpointError(f"{given} does not exist")
+    return path
+
+
 def weights_in(folder: Path) -> Path:
     """The file of weights in a folder: one of the usual names, or the only one that can hold weights.
 

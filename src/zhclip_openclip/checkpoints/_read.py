@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 from zhclip_openclip._errors import CheckpointError, shorten
 from zhclip_openclip._reading import kind_of, read_json, reading
 from zhclip_openclip.checkpoints import _files, _safetensors, _state_dicts, _torch_files
-from zhclip_openclip.checkpoints._safetensors import Stored
+from zhclip_openclip.checkpoints._safetensors import Held, Stored
 from zhclip_openclip.checkpoints._torch_files import Place
 
 if TYPE_CHECKING:
     import torch
 
 WINDOW = 256 * 2**20
+#: The key of metadata under which this package says something of its own weights.
+OWN = "zhclip"
 _SAFETENSORS, _TORCH, _INDEX = "safetensors", "torch", "index"
 #: What is wrong with a file that is none of weights, and what to do.
 _AGAIN = "the download failed, fetch it again"
@@ -42,7 +44,8 @@ class Weights:
     """The tensors of one checkpoint, by their names without what wrappers put into them.
 
     shapes: name -> shape. sizes: name -> bytes. owner: name -> file that holds it. places: name -> the keys under
-    which it stands there. dtypes: name -> type, as torch calls it.
+    which it stands there. dtypes: name -> type, as torch calls it. own: what this package has written into the metadata
+    of the file; "" where it has not.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class Weights:
     owner: dict[str, Path]
     places: Mapping[str, Place] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    own: str = ""
 
     def stream(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of `names`, in the order of the files. Each is valid until the next is asked for.
@@ -81,17 +85,17 @@ def read(path: str | Path) -> Weights:
 
     Raises CheckpointError: no such file, cut short, not weights (nothing in it is ever executed).
     """
-    found = _files.located(path)
-    if found is None:
-        raise CheckpointError(f"{path} does not exist")
-    path = found
+    path = _files.weights_at(path)
     shards = _shards(path) if _form(path) == _INDEX else {}
     files = _beside(path, shards) if shards else [path]
     dicts: dict[Place, dict[str, tuple[Path, Stored]]] = {}
+    own: dict[Place, str] = {}
     for file in files:
-        for place, tensors in _listing(file).items():
+        for place, found in _listing(file).items():
             held = dicts.setdefault(place, {})
-            for key, stored in tensors.items():
+            if isinstance(found.metadata.get(OWN), str):
+                own[place] = found.metadata[OWN]
+            for key, stored in found.tensors.items():
                 if shards.get(key, file.name) == file.name:  # the index says which of two is meant
                     held[key] = file, stored
     if not any(dicts.values()):
@@ -116,6 +120,7 @@ def read(path: str | Path) -> Weights:
         owner={name: file for name, (file, _) in entries.items()},
         places={name: (*chosen.place, chosen.names[name]) for name in names},
         dtypes={name: stored.dtype for name, (_, stored) in entries.items()},
+        own=own.get(chosen.place, ""),
     )
 
 
@@ -185,7 +190,7 @@ def _shards(path: Path) -> dict[str, str]:
     return mapping
 
 
-def _listing(file: Path) -> dict[Place, dict[str, Stored]]:
+def _listing(file: Path) -> dict[Place, Held]:
     form = _form(file)
     if form == _INDEX:
         raise CheckpointError(f"{file} is an index of shards, not a shard")

@@ -51,8 +51,16 @@ class Stored:
     fault: str = ""
 
 
-def listing(path: Path) -> dict[str, Stored]:
-    """Name -> tensor, in the order of the file. Raises CheckpointError: cut short, damaged, of an unknown type."""
+@dataclass(frozen=True)
+class Held:
+    """A dict of tensors in a file: name -> tensor, in the order of the file, and what else is said of it."""
+
+    tensors: dict[str, Stored]
+    metadata: dict[str, object]
+
+
+def listing(path: Path) -> Held:
+    """What the header says. Raises CheckpointError: cut short, damaged, of an unknown type."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -66,10 +74,8 @@ def listing(path: Path) -> dict[str, Stored]:
             raise CheckpointError(f"{error}: it is broken, fetch it again") from error
     if not isinstance(header, dict):
         raise _broken(path, "is no object")
-    metadata = header.pop("__metadata__", None)
-    if metadata is not None and not (
-        isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
-    ):
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "holds other than texts in __metadata__")
     found = {name: _entry(path, name, entry) for name, entry in header.items()}
     end = 0
@@ -83,7 +89,7 @@ def listing(path: Path) -> dict[str, Stored]:
     if end != size:
         advice = "it is cut short, fetch it again" if size < end else "something else follows it, fetch it again"
         raise CheckpointError(f"{path} has {size} bytes and should have {end}: {advice}")
-    return {name: found[name][1] for name in names}
+    return Held({name: found[name][1] for name in names}, metadata)
 
 
 def _entry(path: Path, name: str, entry: object) -> tuple[tuple[int, int], Stored]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from zhclip_openclip._errors import CheckpointError, shorten
 from zhclip_openclip._reading import reading
-from zhclip_openclip.checkpoints._safetensors import Stored
+from zhclip_openclip.checkpoints._safetensors import Held, Stored
 
 if TYPE_CHECKING:
     import torch
@@ -86,18 +86,18 @@ def content(path: Path, quiet: bool = True) -> object:
     return result
 
 
-def listing(path: Path) -> dict[Place, dict[str, Stored]]:
-    """Every dict of named tensors in a torch file: where it is -> name -> tensor.
+def listing(path: Path) -> dict[Place, Held]:
+    """Every dict of named tensors in a torch file, by where it is.
 
     Raises CheckpointError: as :func:`content`; it holds none.
     """
     top = content(path, quiet=False)
     if not isinstance(top, dict):
         raise CheckpointError(f"{path} holds a {type(top).__name__}, not a state dict")
-    found: dict[Place, dict[str, Stored]] = {}
+    found: dict[Place, Held] = {}
     with reading(path, CheckpointError):
-        for place, tensors in _dicts(top, ()):
-            found[place] = {name: _stored(tensor) for name, tensor in tensors.items()}
+        for place, value, tensors in _dicts(top, ()):
+            found[place] = Held({name: _stored(tensor) for name, tensor in tensors.items()}, _metadata(value))
     if not found:
         raise CheckpointError(f"{path} holds no tensors: its keys are {shorten(top)}")
     return found
@@ -159,16 +159,27 @@ def _refuse_other_archives(path: Path) -> None:
         raise CheckpointError(f"{path} is a zip archive of {shorten(names)}, not weights: unpack it")
 
 
-def _dicts(value: dict, place: Place) -> Iterator[tuple[Place, dict[str, torch.Tensor]]]:
+def _dicts(value: dict, place: Place) -> Iterator[tuple[Place, dict, dict[str, torch.Tensor]]]:
     import torch
 
     tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if tensors:
-        yield place, tensors
+        yield place, value, tensors
     if len(place) < DEPTH:
         for key, inner in value.items():
             if isinstance(key, str) and isinstance(inner, dict):
                 yield from _dicts(inner, (*place, key))
+
+
+def _metadata(state_dict: dict) -> dict[str, object]:
+    """What the modules of a model say of themselves in `state_dict()`, which torch keeps as an attribute: module ->
+    {key: value}, here without the names of the modules, the outermost first."""
+    told = getattr(state_dict, "_metadata", None)
+    result: dict[str, object] = {}
+    for values in told.values() if isinstance(told, dict) else ():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            result.setdefault(key, value)
+    return result
 
 
 def _stored(tensor: torch.Tensor) -> Stored:

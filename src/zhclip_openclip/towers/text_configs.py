@@ -7,10 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from zhclip_openclip import _paths
+from zhclip_openclip.checkpoints._beside import MISSING
 from zhclip_openclip.families import all_families
-
-#: Stands before the name of a text tower in folders that stock open_clip cannot load; its error then shows the way out.
-MISSING = "pip-install-zhclip-openclip/"
 
 
 def _path(name: str) -> Path | None:

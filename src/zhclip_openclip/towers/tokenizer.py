@@ -12,6 +12,7 @@ from open_clip.tokenizer import HFTokenizer
 
 from zhclip_openclip._errors import DownloadError, ZhclipError
 from zhclip_openclip.checkpoints import _files
+from zhclip_openclip.checkpoints._place import Repository
 from zhclip_openclip.families import Family, Model
 
 logger = logging.getLogger(__name__)
@@ -56,10 +57,17 @@ def _as_it_is(text: str) -> str:
     return text
 
 
-def build(family: Family, model: Model, near: str | Path | None = None, cache_dir=None, context_length=None, **kwargs):
+def build(
+    family: Family,
+    model: Model,
+    near: str | Path | Repository | None = None,
+    cache_dir=None,
+    context_length=None,
+    **kwargs,
+):
     """The tokenizer of a model.
 
-    near: a checkpoint file or folder; tokenizer files beside it are taken first.
+    near: a checkpoint file or folder, or a repository; tokenizer files beside it are taken first.
     context_length: number of tokens; the config's if None.
 
     Raises DownloadError: no vocabulary on this machine or the hub.
@@ -80,13 +88,19 @@ def build(family: Family, model: Model, near: str | Path | None = None, cache_di
         raise ZhclipError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
 
 
-def find(family: Family, model: Model, near: str | Path | None = None, cache_dir=None) -> Path:
+def find(family: Family, model: Model, near: str | Path | Repository | None = None, cache_dir=None) -> Path:
     """The folder with the tokenizer files of a model, downloaded where they are not on this machine.
 
     Raises DownloadError: they are nowhere to be had.
     """
     names = VOCABULARY[model.tokenizer or family.tokenizer]
-    if near:
+    if isinstance(near, Repository):
+        vocabulary = _files.fetch(near.repo, names, cache_dir, optional=True)
+        if vocabulary is not None:
+            for extra in _EXTRA:
+                _files.fetch(near.repo, [extra], cache_dir, optional=True)
+            return vocabulary.parent
+    elif near:
         path = Path(near).expanduser()
         folder = path if path.is_dir() else path.parent
         if path.exists() and any((folder / name).is_file() for name in names):
