@@ -238,3 +238,13 @@ def test_nothing_is_executed(tmp_path, state):
     assert not marker.exists()
     torch.load(tmp_path / "b.pt", weights_only=False)["x"].wait()
     assert marker.exists(), "the bomb is none"
+
+
+def test_what_this_package_says_of_its_weights_comes_with_them(tmp_path, model, state):
+    told = model.state_dict()._metadata[""]["zhclip"]
+    save_file(state, tmp_path / "a.safetensors", metadata={"format": "pt", "zhclip": told})
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "b.pt")
+    torch.save(torch.nn.DataParallel(model).state_dict(), tmp_path / "c.pt")
+    assert [_read.read(tmp_path / name).own for name in ("a.safetensors", "b.pt", "c.pt")] == [told] * 3
+    torch.save(state, tmp_path / "d.pt")
+    assert _read.read(tmp_path / "d.pt").own == ""
