@@ -312,6 +312,11 @@ def test_links_pipes_and_devices(tmp_path):
             assert re.search(words, told), told
     (tmp_path / "good.pt").symlink_to(TINY)
     load(tmp_path / "good.pt")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model.safetensors").symlink_to(tmp_path / "gone")
+    assert "folder/model.safetensors is a link to" in refusal(tmp_path / "folder")
+    torch.save(load(TINY).state_dict(), tmp_path / "folder" / "pytorch_model.bin")
+    load(tmp_path / "folder")
 
 
 def test_load_checkpoint_takes_a_folder_and_a_home(tmp_path, state, monkeypatch):

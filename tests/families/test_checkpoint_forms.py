@@ -309,7 +309,7 @@ def large(size: str) -> dict:
 def test_another_image_size_is_refused_where_none_is_asked_for(tmp_path, size, asked, fits):
     torch.save(large(size), tmp_path / "mine.pt")
     model = open_clip.create_model(asked, pretrained_text=False)
-    pieces = _resolve.complete(tmp_path / "mine.pt", *find(asked))
+    pieces = [_resolve.recognise(tmp_path / "mine.pt", *find(asked))]
     with pytest.raises(CheckpointError, match=f"; it fits {fits}: load it under that name$"):
         _load.load(model, pieces, asked, resize=False)
     _load.load(model, pieces, asked, resize=True)
@@ -320,7 +320,7 @@ def test_another_image_size_that_no_model_has_is_told_in_pixels(tmp_path):
         other = open_clip.create_model(name, force_image_size=size, pretrained_text=False)
         torch.save(other.state_dict(), tmp_path / "mine.pt")
         model = open_clip.create_model(name, pretrained_text=False)
-        pieces = _resolve.complete(tmp_path / "mine.pt", *find(name))
+        pieces = [_resolve.recognise(tmp_path / "mine.pt", *find(name))]
         with pytest.raises(CheckpointError, match=f"its images are of {size} pixels and the model's of 224: see force"):
             _load.load(model, pieces, name, resize=False)
 
@@ -447,5 +447,5 @@ def test_a_config_that_contradicts_is_an_error(chinese_clip, tmp_path, part, key
     config = json.loads((folder / "config.json").read_text())
     config[part][key] = value
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=f"{part}.{key} is {value}"):
+    with pytest.raises(CheckpointError, match=f"{part}.{key} is {value!r}"):
         create(CNCLIP, folder)

@@ -166,10 +166,10 @@ def _without_the_hub(
         snapshot = _snapshot(repo, cache_dir)
         inside = {path.name for path in snapshot.iterdir()} if snapshot else set()
         if any(Path(name).suffix in SUFFIXES for name in inside):
-            if not inside & _OF_A_WHOLE_REPOSITORY:
+            if not inside & _OF_A_WHOLE_REPOSITORY:  # the same text for each file, so that it is shown once
                 warnings.warn(
-                    f"{repo}: {' or '.join(names)} is not in the cache, and the hub could not be asked whether there "
-                    f"is one ({reason}): taken for absent, so defaults hold in its place"
+                    f"{repo} in the cache has weights and may lack other files, and the hub could not be asked "
+                    f"({reason}): what is not there is taken for absent, and defaults hold in its place"
                 )
             return None
     raise _unreachable(repo, names, also, reason) from cause
@@ -290,16 +290,18 @@ def weights_in(folder: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror})") from error
     usual = [folder / name for name in WEIGHTS if folder / name in here]
-    if usual:
-        taken = usual[0]
-        newer = [path for path in usual[1:] if path.is_file() and taken.is_file() and _time(path) > _time(taken)]
+    if files := [path for path in usual if path.is_file()]:
+        taken = files[0]
+        newer = [path for path in files[1:] if path.stat().st_mtime > taken.stat().st_mtime]
         if other := [path.name for path in newer if _differ(taken, path)]:
             warnings.warn(
                 f"{folder}: {taken.name} is taken, and {' and '.join(other)} beside it is newer and holds other "
                 "values: name the file that you mean"
             )
         return taken
-    others = [path for path in here if path.suffix in SUFFIXES]
+    for path in usual:  # a link that leads nowhere, or a pipe, says so
+        located(path)
+    others = [path for path in here if path.suffix in SUFFIXES and not path.is_dir()]
     if len(others) == 1:
         return others[0]
     if others:
@@ -307,10 +309,6 @@ def weights_in(folder: Path) -> Path:
             f"{folder} holds several files of weights ({', '.join(p.name for p in others)}): name one of them"
         )
     raise CheckpointError(f"{folder} holds no weights: looked for {', '.join(WEIGHTS)}, *.safetensors, *.bin, *.pt")
-
-
-def _time(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _differ(one: Path, other: Path) -> bool:
