@@ -151,6 +151,8 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
         for target, value in piece.layout.constants.items()
         if target not in held and target in state
     }
+    if "logit_bias" in state and "logit_bias" not in held:
+        constants["logit_bias"] = 0.0  # SigLIP's, which a model of CLIP's loss lacks: open_clip starts it there
     missing = [target for target in state if target not in held and target not in constants]
     unknown, misshapen, resized = [], [], []
     for number, piece in enumerate(pieces):

@@ -31,8 +31,10 @@ def _create_model(original):
                 built.zhclip_model = folder_model
             return built
         from zhclip_openclip.checkpoints import _no_init, _resolve
+        from zhclip_openclip.towers import text_configs
 
         family, model = found
+        text_configs.check_length(model, call.arguments.get("force_context_length"))
         pretrained = call.arguments.get("pretrained")
         checkpoint = None
         if pretrained and call.arguments.get("load_weights", True):
