@@ -59,14 +59,16 @@ def _versions() -> list[Finding]:
 
 
 def _needed() -> dict[str, str]:
-    """What this package asks of its hosts, as `>=3.3`, by their names."""
+    """What this package asks of each of its hosts, as `>=3.3`; "" for nothing."""
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     try:
         lines = metadata.requires("zhclip-openclip") or []
     except metadata.PackageNotFoundError:  # run from its source, without being installed
         return {}
-    return {required.name: str(required.specifier) for required in map(Requirement, lines)}
+    asked = {canonicalize_name(required.name): str(required.specifier) for required in map(Requirement, lines)}
+    return {package: asked.get(canonicalize_name(package), "") for package in PACKAGES}
 
 
 def judge(package: str, version: str, needed: str) -> Finding:
