@@ -103,12 +103,15 @@ def test_default_length_is_that_of_chinese_clip(vocabulary):
 
 
 def test_zhclip_is_transformers_bert(vocabulary):
-    """ZH-CLIP, Taiyi-CLIP and CLIP-Chinese hand their texts to transformers as they are."""
+    """ZH-CLIP, Taiyi-CLIP and CLIP-Chinese hand their texts to transformers as they are.
+
+    Its default, to lower-case, is spelt out here since versions 5.0 to 5.2 have another.
+    """
     from transformers import BertTokenizerFast
 
     texts = sentences(500)
     folder = vocabulary / "thu-ml/zh-clip-vit-roberta-large-patch14"
-    theirs = BertTokenizerFast.from_pretrained(folder)(
+    theirs = BertTokenizerFast.from_pretrained(folder, do_lower_case=True)(
         texts, max_length=77, padding="max_length", truncation=True, return_tensors="pt"
     )
     assert torch.equal(open_clip.get_tokenizer("zhclip")(texts), theirs["input_ids"])
@@ -434,7 +437,8 @@ def test_the_largest_length_is_the_one_that_works(tmp_path):
 def test_attributes_and_unpadded_ids_of_open_clip_4(vocabulary, tmp_path):
     from transformers import BertTokenizerFast
 
-    theirs = BertTokenizerFast.from_pretrained(vocabulary / "thu-ml/zh-clip-vit-roberta-large-patch14")
+    folder = vocabulary / "thu-ml/zh-clip-vit-roberta-large-patch14"
+    theirs = BertTokenizerFast.from_pretrained(folder, do_lower_case=True)
     tokenizer = open_clip.get_tokenizer("zhclip")
     assert tokenizer.vocab_size == len(theirs) == 21128
     assert (tokenizer.pad_token_id, tokenizer.sot_token_id, tokenizer.eot_token_id) == (0, 101, 102)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.support.reduced import VOCABULARY
+from zhclip_openclip._errors import CheckpointError
 
 pytestmark = [
     pytest.mark.usefixtures("reduced"),
@@ -309,3 +310,7 @@ def test_a_trained_siglip_bias_is_kept(tmp_path):
     torch.save(trained.state_dict(), tmp_path / "siglip.pt")
     again = open_clip.create_model("zhclip-tiny", pretrained=str(tmp_path / "siglip.pt"), init_logit_bias=-10)
     assert again.logit_bias.item() == -3.5
+    with pytest.raises(
+        CheckpointError, match=r"1 keys are unknown \(logit_bias\); .*create_model\(..., init_logit_bias=0"
+    ):
+        open_clip.create_model("zhclip-tiny", pretrained=str(tmp_path / "siglip.pt"))
