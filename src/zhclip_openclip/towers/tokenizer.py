@@ -123,7 +123,8 @@ def build(family: Family, model: Model, near: str | Path | None = None, cache_di
 
 
 def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, config) -> None:
-    """An error where the ids cannot be the model's: special tokens that had to be added, another padding.
+    """An error where the ids cannot be the model's: special tokens that had to be added, another padding. A warning
+    where the number of tokens is another.
 
     config: the text tower's, None where it is not known.
     """
@@ -140,7 +141,8 @@ def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, con
             f"{path} pads with id {tokenizer.pad_token_id} ({hf.pad_token}) and {model.name} with "
             f"{config.pad_token_id}: it is the vocabulary of another model"
         )
-    if tokenizer.vocab_size != config.vocab_size:
+    # One in a hundred more or less are words that stand there twice, or tokens that were added.
+    if abs(tokenizer.vocab_size - config.vocab_size) > config.vocab_size // 100:
         warnings.warn(
             f"{path} holds {tokenizer.vocab_size} tokens and {model.name} has {config.vocab_size}: it is cut short, or "
             "of another model, whose ids mean other words",
