@@ -151,6 +151,8 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
         for target, value in piece.layout.constants.items()
         if target not in held and target in state
     }
+    if "logit_bias" in state and "logit_bias" not in held:
+        constants["logit_bias"] = 0.0  # SigLIP's, which a model of CLIP's loss lacks: open_clip starts it there
     missing = [target for target in state if target not in held and target not in constants]
     unknown, misshapen, resized = [], [], []
     for number, piece in enumerate(pieces):
@@ -235,6 +237,8 @@ def _misfit(piece: Piece, name, missing, unknown, misshapen, expected: int) -> s
         told.append(f"{len(misshapen)} have another shape ({shorten(misshapen, 2)})")
     fits = [fit for fit in fitting_models(piece) if fit != name]
     advice = f"; it fits {' and '.join(fits)}: load it under that name" if fits else ""
+    if "logit_bias" in unknown:
+        advice += "; logit_bias is SigLIP's: create_model(..., init_logit_bias=0) has a place for it"
     return f"{piece.weights.path} ({piece.layout.name} layout) does not fit {name}: {'; '.join(told)}{advice}"
 
 
