@@ -19,7 +19,7 @@ from zhclip_openclip.results import _names, statistics
 from zhclip_openclip.results._layout import Layout, PlannedRow, PlannedTable
 from zhclip_openclip.results._model import VERDICTS, Cell, Column, Comparison, Problem, Report, Row, Run, Table
 from zhclip_openclip.results.published import load_published
-from zhclip_openclip.results.runs import Results, read_results, without_duplicates
+from zhclip_openclip.results.runs import Results, prompts_of, read_results, without_duplicates
 
 __all__ = ["VERDICTS", "Cell", "Column", "Comparison", "Problem", "Report", "Row", "Run", "Table", "build"]
 
@@ -234,6 +234,9 @@ def _comparisons(
         (one, _), (other, _) = question.runs
         if outcomes[one] is None or outcomes[other] is None:
             continue
+        if problem := _other_prompts(figures.read.runs[one], figures.read.runs[other]):
+            problems.setdefault(frozenset((one, other)), problem)
+            continue
         try:
             paired = statistics.compare(
                 outcomes[one], outcomes[other], question.column.metric, figures.resamples, seed=figures.seed
@@ -251,6 +254,19 @@ def _comparisons(
         for (question, paired), (p, significant) in zip(found, corrected, strict=True)
     ]
     return comparisons, list(problems.values())
+
+
+def _other_prompts(one: Run, other: Run) -> Problem | None:
+    """Why two results are no pair, if they were made with two versions of the same prompts of ours."""
+    made, with_ = prompts_of(one), prompts_of(other)
+    if made is None or with_ is None or made.version == with_.version:
+        return None
+    if (made.names, made.templates) != (with_.names, with_.templates):
+        return None  # two template sets, which the rows say
+    (first, run), (last, newer) = sorted([(made.version, one), (with_.version, other)], key=lambda pair: pair[0])
+    what = f"version {first} of the prompts of {run.dataset}, not compared with {newer.path}, version {last}"
+    way_out = f"evaluate again, or that one with --custom_template_file {run.templates}@{first}"
+    return Problem(run.path, what, way_out)
 
 
 def _comparison(question: _Question, paired: statistics.Paired, p: float, significant: bool) -> Comparison:
