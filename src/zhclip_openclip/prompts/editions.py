@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zhclip_openclip.prompts import registry
 from zhclip_openclip.prompts._errors import PromptError
@@ -81,17 +82,23 @@ class MadeWith:
     newest: int
 
 
-def made_with(dataset_name: str, template_set: str, classname_source: str, recorded: int | None) -> MadeWith | None:
+def made_with(dataset_name: str, template_set: str, facts: Mapping[str, Any]) -> MadeWith | None:
     """What a result says of its prompts; None if nothing of them is ours.
 
-    recorded: its `prompts_version`, None where it says none: it was made before there were versions.
+    facts: its `classname_source` and `prompts_version`. One that says no version was made before there were any.
     """
     dataset = registry.find(dataset_name)
-    names, templates = classname_source.startswith(_OURS), template_set == "zh"
-    last = version(dataset, names, templates)
+    names, templates = str(facts.get("classname_source", "")).startswith(_OURS), template_set == "zh"
+    recorded, last = facts.get("prompts_version"), version(dataset, names, templates)
     if last is None:
         return None
-    return MadeWith(dataset.name if dataset else dataset_name, names, templates, recorded or FIRST, last)
+    return MadeWith(
+        dataset.name if dataset else dataset_name,
+        names,
+        templates,
+        recorded if isinstance(recorded, int) else FIRST,
+        last,
+    )
 
 
 def source(dataset: DatasetPrompts) -> str:

@@ -320,9 +320,8 @@ def variant(run: Run) -> tuple[str, ...]:
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
     if run.templates not in ("", "cn_clip" if elevater else "zh"):  # their defaults
         parts.append(f"templates {Path(run.templates).name}")
-    made = prompts_of(run)
-    if made and made.version != made.newest:
-        parts.append(f"prompts version {made.version}")
+    if version := older_version(run):
+        parts.append(f"prompts version {version}")
     if elevater:
         parts.append("elevater")
     if run.facts.get("split") not in (None, split):
@@ -330,11 +329,10 @@ def variant(run: Run) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def prompts_of(run: Run) -> editions.MadeWith | None:
-    """What of its prompts is ours, and in which version; None for nothing."""
-    recorded = run.facts.get("prompts_version")
-    source = str(run.facts.get("classname_source", ""))
-    return editions.made_with(run.dataset, run.templates, source, recorded if isinstance(recorded, int) else None)
+def older_version(run: Run) -> int | None:
+    """The version of its prompts; None for the newest, and where nothing of them is ours."""
+    made = editions.made_with(run.dataset, run.templates, run.facts)
+    return made.version if made and made.version != made.newest else None
 
 
 def _language(language: str) -> str:
