@@ -201,6 +201,12 @@ def only(cell, row=None, column=None, **more):
     return Report([Table("muge", "MUGE", "MUGE 文搜图", [column], [row])], **more)
 
 
+#: What a screen reader hears in Chinese, once the page is switched to it.
+HEARD = re.compile(
+    r'(<span class="sr"><span class="en" lang="en">[^<]*</span>) <span class="zh" lang="zh-CN">[^<]*</span>'
+)
+
+
 class Page(HTMLParser):
     """What is on the page: values as {table: {row: [cell]}}, headings, links, the text of elements with an id.
 
@@ -213,7 +219,7 @@ class Page(HTMLParser):
         self.tables, self.heads, self.sections, self.closed = {}, {}, {}, []
         self._stack, self._row, self._cell, self._part = [], None, None, None
         self._table, self._table_id, self._script = None, None, False
-        self.feed(text)
+        self.feed(HEARD.sub(r"\1", text))
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
@@ -456,7 +462,7 @@ def test_sources_of_a_table_say_whose_rows_they_are():
     ]
     text = html.render(Report([Table("muge", "MUGE", "", [column], rows)], sources={"a": "Source A", "b": "Source B"}))
     said = words(re.sub("<[^>]*>", "", text))
-    assert "(A): Source A" in said and "(B): Source B" in said
+    assert "（A）： Source A" in said and "（B）： Source B" in said
     assert "◇42.6 " in said and "◇56.25" in said  # each with the decimals of its source
 
 
