@@ -748,6 +748,24 @@ def test_switches(text, tmp_path):
 
 
 @needs_chromium
+def test_the_language_switch_speaks_in_attributes_too(text, tmp_path):
+    answer = ask(
+        text,
+        """
+        const now = () => [document.documentElement.lang, document.title, $("nav").getAttribute("aria-label")];
+        for (const value of ["zh", "en", "both"]) {
+            $(`.switch button[value="${value}"]`).click();
+            answer[value] = now();
+        }
+        """,
+        tmp_path,
+    )
+    assert answer["zh"] == ["zh-CN", "中文 CLIP：已发表与复现", "目录"]
+    assert answer["en"] == ["en", "Chinese CLIP: published and reproduced", "Contents"]
+    assert answer["both"] == ["en", f"{answer['en'][1]} · {answer['zh'][1]}", "Contents · 目录"]
+
+
+@needs_chromium
 @pytest.mark.parametrize("width", [320, 390, 820, 1280])
 def test_nothing_sticks_out_or_overlaps(text, tmp_path, width):
     """At a width the page does not scroll sideways, names stand beside their lines, and no number is cut."""
