@@ -14,7 +14,7 @@ from zhclip_openclip.datasets import at_hand, docs
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets.at_hand import Found, Missing
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset
-from zhclip_openclip.prompts import registry
+from zhclip_openclip.prompts import registry, templates
 from zhclip_openclip.reproduction import _cost
 from zhclip_openclip.reproduction.plan import Options, make_plan, state_of
 from zhclip_openclip.reproduction.weights import read_models
@@ -333,6 +333,20 @@ def test_leave_to_skip_matters_only_where_an_image_is_bad(tmp_path):
     finish(cell, tmp_path, skipped_images={"count": 1})
     assert tiny(tmp_path).cells[0].state == "run"
     assert tiny(tmp_path, options=skipping).cells[0].state == "finished"
+
+
+def test_a_result_of_an_older_version_of_the_prompts_is_run_again(tmp_path, monkeypatch):
+    """Digits have never changed: results that do not say their version are theirs. Here they change."""
+    cell = tiny(tmp_path).cells[0]
+    finish(cell, tmp_path)
+    path = tmp_path / f"{cell.name}.json"
+    result = json.loads(path.read_text("utf-8"))
+    assert result["cell"].pop("prompts_version") is None
+    path.write_text(json.dumps(result), "utf-8")
+    assert tiny(tmp_path).cells[0].state == tiny(tmp_path, template_set="zh").cells[0].state == "finished"
+    monkeypatch.setattr(templates, "later_version", lambda name, spelling: 2)
+    again = tiny(tmp_path).cells[0]
+    assert again.state == "run" and "made with another prompts_version" in again.note
 
 
 def test_a_template_file_counts_by_its_content(tmp_path):

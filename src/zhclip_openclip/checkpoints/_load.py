@@ -158,6 +158,8 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
         for target, value in piece.layout.constants.items()
         if target not in held and target in state
     }
+    if "logit_bias" in state and "logit_bias" not in held:
+        constants["logit_bias"] = 0.0  # SigLIP's, which a model of CLIP's loss lacks: open_clip starts it there
     missing = [target for target in state if target not in held and target not in constants]
     unknown, misshapen, resized = [], [], []
     for number, piece in enumerate(pieces):
@@ -280,6 +282,8 @@ def _misfit(piece: Piece, name, missing, unknown, misshapen, expected: int, othe
     advice = f"; it fits {' and '.join(fits)}: load it under that name" if fits else otherwise
     if fits and piece.layout.part == "image":  # which cannot be loaded by itself
         advice = f"; it is the image tower of {' and '.join(fits)}"
+    if "logit_bias" in unknown:
+        advice += "; logit_bias is SigLIP's: create_model(..., init_logit_bias=0) has a place for it"
     return f"{piece.weights.path} ({piece.layout.name} layout) does not fit {name}: {'; '.join(told)}{advice}"
 
 

@@ -35,9 +35,9 @@ LABELS = {"zh": "label_cn.txt", "en": "label.txt"}
 class Elevater:
     """Map-style data set of (image, label) pairs, in the order of `torchvision.datasets.ImageFolder`.
 
-    classes, templates, template_set, classname_source: as `prompts.localise` sets them. targets: label of every image.
-    order: the places of the images in a submission to ELEVATER (`index.json`), or None. skipped: what could not be
-    read and was left out, with `skip_bad_images`.
+    classes, templates, template_set, classname_source, prompts_version: as `prompts.localise` sets them. targets: label
+    of every image. order: the places of the images in a submission to ELEVATER (`index.json`), or None. skipped: what
+    could not be read and was left out, with `skip_bad_images`.
     """
 
     def __init__(self, name: str, samples: list[tuple[str, int]], transform: Callable | None):
@@ -105,6 +105,7 @@ def build(
         _leave_out_unreadable(result)
     result.classes, result.classname_source, result.english_classes = names, str(source), in_english
     result.templates, result.template_set = for_classes(chosen, names, original, name), chosen.source
+    result.prompts_version = chosen.version(dataset, names_are_ours=False)
     return result
 
 

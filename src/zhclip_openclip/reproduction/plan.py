@@ -66,16 +66,18 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """What makes a result the result of this cell; the same words give the same numbers."""
         file = Path(self.templates).expanduser() if self.templates else None
+        spelling = getattr(self.data, "spelling", None)
         return {
             "model": self.weights.model,
             "pretrained": self.weights.pretrained if not self.weights.checkpoint else None,
             "checkpoint": self.weights.checkpoint,
             "dataset": self.entry.name,
-            "read_as": getattr(self.data, "spelling", None),
+            "read_as": spelling,
             "fingerprint": getattr(self.data, "fingerprint", None),
             "language": LANGUAGE,
             "templates": self.templates or None,
             "template_file": sha256(file) if file and not template_sets.is_ours(self.templates) else None,
+            "prompts_version": template_sets.later_version(self.templates, spelling or self.entry.name),
             "amp": self.options.amp,
             "skip_bad_images": self.options.skip_bad_images,
         }
@@ -226,7 +228,7 @@ def state_of(cell: Cell, output: Path) -> tuple[str, str]:
     data = cell.data
     if isinstance(data, at_hand.Missing):
         # Without its data a result cannot be compared with them; all else has to fit.
-        if _fits(result, cell, path, ("read_as", "fingerprint")) is None:
+        if _fits(result, cell, path, ("read_as", "fingerprint", "prompts_version")) is None:
             return "finished", "its data are not here any more"
         return "missing", data.reason
     if result is None:

@@ -151,7 +151,7 @@ def _finish(evaluation: Evaluation) -> None:
     path = Path(evaluation.output.path)
     result = json.loads(path.read_text(encoding="utf-8"))
     dataset = evaluation.dataset
-    for key in ("template_set", "classname_source", "english_classes", "notes"):
+    for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes"):
         if getattr(dataset, key, None):
             result[key] = getattr(dataset, key)
     result["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}

@@ -41,6 +41,7 @@ def create_model(original):
 
 def _build(original, call, named):
     from zhclip_openclip.checkpoints import _no_init, _resolve
+    from zhclip_openclip.towers import text_configs
 
     given = call.arguments
     family, model = named.family, named.model
@@ -48,6 +49,7 @@ def _build(original, call, named):
     if named.tag and given.get("pretrained"):
         warnings.warn(f"pretrained={given['pretrained']!r} is not used: {given['model_name']} names its weights itself")
         pretrained = named.tag
+    text_configs.check_length(model, given.get("force_context_length"))
     force_size = given.get("force_image_size")
     overrides = {key: value for key, value in (given.get("force_preprocess_cfg") or {}).items() if value is not None}
     checkpoint = None
