@@ -27,7 +27,8 @@ class Checkpoint:
         for.
     pieces: the file asked for, and the file with the image tower where that is published apart.
     preprocess: what lies with the weights says of the image preprocessing.
-    image_size, context_length: of these weights, where they are not the model's own; None otherwise.
+    image_size, context_length: to build the model with, where they are not its own; None otherwise.
+    held_size: the image size that the position embeddings in the files are made for; None where they do not say.
     """
 
     model: Model
@@ -35,6 +36,7 @@ class Checkpoint:
     preprocess: dict
     image_size: int | None = None
     context_length: int | None = None
+    held_size: int | None = None
 
     @property
     def weights(self) -> _read.Weights:
@@ -142,7 +144,7 @@ def _put_together(
 ) -> Checkpoint:
     """Decide by what lies with the weights: model, sizes, preprocessing; find the image tower if it is apart."""
     said = _beside.Said()
-    if own := getattr(piece.weights, "own", ""):
+    if own := piece.weights.own:
         _beside.add_own(said, own, piece.weights.path)
     configs: list[tuple[Path, str]] = []
     own_size = model.config()["vision_cfg"].get("image_size", 224)
@@ -168,14 +170,15 @@ def _put_together(
             configs.append((config, "image"))
         said.preprocess, said.by["preprocess"] = apart.preprocess, apart.by.get("preprocess", "")
     model = _beside.follow(family, model, said)
-    image_size = _image_size(model, [piece, *images], said, asked, own_size)
+    pieces = [piece, *images]
+    held = next((size for one in pieces if (size := _size_of_positions(one)) is not None), None)
+    image_size = _image_size(model, pieces, held, said, asked, own_size)
     for config, part in configs:
         _config.check(config, model.name, part, image_size or (own_size if asked.image_size else None))
     length = said.context_length
     own_length = model.config()["text_cfg"].get("context_length", 77)
-    return Checkpoint(
-        model, [piece, *images], said.preprocess, image_size, length if length not in (None, own_length) else None
-    )
+    length = length if length not in (None, own_length) else None
+    return Checkpoint(model, pieces, said.preprocess, image_size, length, held)
 
 
 def _follow_run(said: _beside.Said, family: Family, model: Model, told: dict, path: Path) -> None:
@@ -220,16 +223,15 @@ def _has_twin(family: Family, model: Model) -> bool:
     return bool(model.quickgelu) or any(other.quickgelu == model.name for other in family.models)
 
 
-def _image_size(model: Model, pieces: list[_load.Piece], said: _beside.Said, asked: Asked, own_size: int) -> int | None:
+def _image_size(
+    model: Model, pieces: list[_load.Piece], held: int | None, said: _beside.Said, asked: Asked, own_size: int
+) -> int | None:
     """The image size to build the model with, where it is not the model's own.
 
     Positions are interpolated only where a size is asked for. Weights of another size are built as they are, if a file
     beside them says so or no model of the family is made for it; where one is, loading names it.
     """
-    if asked.image_size is not None:
-        return None
-    held = next((size for piece in pieces if (size := _size_of_positions(piece)) is not None), None)
-    if held is None or held == own_size:
+    if asked.image_size is not None or held in (None, own_size):
         return None
     if said.image_size == held:
         return held
