@@ -84,6 +84,9 @@ def test_each_layout_in_each_folder(tmp_path, monkeypatch, name, number, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text("1" if path.name == "nshards.txt" else "")
+    if layout.get("one_file_an_image"):
+        (place / layout["files"][0]).unlink()
+        table_files.picture(place / layout["files"][0] / "1.png", 1)
     found = look(name, root)
     assert (found.spelling, found.root.resolve()) == (layout["dataset"], place.resolve())
     assert found.images > 0 and found.texts >= len(registry.find(name).spellings)
@@ -258,7 +261,7 @@ def test_cells_are_grouped_by_model_and_named_apart(tmp_path):
 
 def finish(cell, folder, **more):
     """A result of the cell, as far as the plan looks at it."""
-    result = {"metrics": {}, "cell": cell.identity(), **more}
+    result = {"metrics": {}, "cell": cell.described(), **more}
     (folder / f"{cell.name}.json").write_text(json.dumps(result))
 
 
