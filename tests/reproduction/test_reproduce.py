@@ -3,66 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from tests.support import retrieval_files, table_files
+from tests.support.reproduction import Recorder, one, results, zhclip
 from zhclip_openclip._errors import CheckpointError
-from zhclip_openclip.commands.reproduce import reproduce
 from zhclip_openclip.datasets.at_hand import of_tables
 from zhclip_openclip.reproduction import run as running
 from zhclip_openclip.reproduction._words import duration
-from zhclip_openclip.reproduction.plan import Options, make_plan
-
-#: What a user starts, whether or not the command is in the list of commands.
-CODE = "import typer; from zhclip_openclip.commands.reproduce import reproduce; typer.run(reproduce)"
-
-
-def zhclip(*words):
-    """Run the command in this process."""
-    app = typer.Typer()
-    app.command()(reproduce)
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def one(output, *words):
-    """zhclip-tiny, without a report and with one process."""
-    return zhclip("--models", "zhclip-tiny", "--output", output, "--no-report", "--num-workers", "0", *words)
-
-
-def results(folder):
-    """Everything that a run leaves for good: name -> bytes."""
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
-
-
-class Recorder:
-    """A display that remembers."""
-
-    def __init__(self):
-        self.started, self.ended, self.told = [], [], []
-
-    def start(self, cell):
-        self.started.append(cell.name)
-
-    def progress(self, stage, done, total, reused):
-        self.told.append((stage, done, total, reused))
-
-    def end(self, cell, failure, note):
-        self.ended.append((cell.name, failure, note))
-
-    def elsewhere(self, cell, finished):
-        self.ended.append((cell.name, None, "another run has finished it" if finished else "another run is at it"))
-
+from zhclip_openclip.reproduction.plan import make_plan
 
 # ---------------------------------------------------------------- the whole way
 
@@ -273,26 +226,6 @@ def test_stopped_by_hand(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob("*.json")) and not (tmp_path / "out" / running.PARTS).exists()
 
 
-def test_what_killed_runs_have_left_is_taken_away(tmp_path):
-    left = tmp_path / running.PARTS / "some-model_tag_mnist_zh"
-    left.mkdir(parents=True)
-    (left / "half.npz").write_bytes(b"half")
-    left.with_name(left.name + ".lock").touch()
-    assert one(tmp_path, "--datasets", "digits").exit_code == 0
-    assert not (tmp_path / running.PARTS).exists()
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
-
-    def lockf(*args):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(fcntl, "lockf", lockf)
-    assert one(tmp_path, "--datasets", "digits").exit_code == 0
-    assert len(list(tmp_path.glob("*.json"))) == 1
-
-
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     done = one(tmp_path / "file", "--datasets", "digits")
@@ -312,100 +245,3 @@ def test_one_line_of_any_error():
     assert running.one_line(ValueError("two\nlines")) == "ValueError: two lines"
     assert running.one_line(MemoryError()) == "MemoryError"
     assert running.one_line(SystemExit("told")) == "told"
-
-
-# ---------------------------------------------------------------- the demo, and being killed
-
-
-def start(output, *words, **environment):
-    command = [sys.executable, "-c", CODE, "--offline-demo", "--output", str(output), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ZHCLIP_FEATURE_CACHE_BLOCK_SECONDS": "0", **environment}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def blocks(output):
-    """The blocks of image features that are finished."""
-    return list((output / running.FEATURES).glob("*/part-*/*.safetensors"))
-
-
-MOMENTS = {
-    "the first block": blocks,
-    "the first result": lambda output: list(output.glob("*.json")),
-    "the last cell": lambda output: list((output / running.PARTS).glob("*retrieval")),
-    "the page": lambda output: list(output.glob(".part/*/*.html")) or list(output.glob("*.html")),
-}
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """The demo, not interrupted: (what it printed, results folder)."""
-    output = tmp_path_factory.mktemp("demo") / "results"
-    process = start(output, "--batch-size", "8", HF_ENDPOINT="http://127.0.0.1:9")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    return printed, output
-
-
-def test_demo_ends_with_the_report(demo):
-    printed, output = demo
-    assert printed.strip().splitlines()[-1] == f"report: {output / 'report.html'}"
-    page = (output / "report.html").read_text("utf-8")
-    assert "zhclip-tiny" in page and "digits-retrieval" in page
-    for name in ("zh", "name", "openai80"):
-        result = json.loads((output / f"zhclip-tiny_digits_digits_{name}.json").read_text("utf-8"))
-        assert result["template_set"] == name and result["metrics"]["acc1"] > 0.9
-    assert 'href="zhclip-tiny_digits_digits-retrieval.html"' in page
-
-
-@pytest.mark.slow
-def test_killed_and_started_again_gives_the_same_bytes(demo, tmp_path):
-    """SIGKILL at several moments, one after another, then to the end: the tree of an uninterrupted run."""
-    _, whole = demo
-    output = tmp_path / "results"
-    killed = []
-    for name, come in MOMENTS.items():
-        process = start(output, "--batch-size", "8")
-        while process.poll() is None and not come(output):
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed.append(name)
-        process.communicate(timeout=60)
-    assert {"the first block", "the first result"} <= set(killed)
-    process = start(output, "--batch-size", "8")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    assert set(results(output)) == set(results(whole))
-    for name, content in results(whole).items():
-        assert results(output)[name] == content, name
-    assert not (output / running.PARTS).exists()
-
-
-@pytest.mark.slow
-def test_two_runs_share_a_folder(demo, tmp_path):
-    """Both end well, and together they leave what one leaves."""
-    _, whole = demo
-    output = tmp_path / "results"
-    both = [start(output, "--batch-size", "8") for _ in range(2)]
-    printed = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], printed
-    assert results(output) == results(whole)
-    assert not (output / running.PARTS).exists()
-
-
-def test_a_kill_inside_a_cell_costs_no_finished_block(tmp_path):
-    """After a kill in the middle of the images, the next run has those of the finished blocks from the cache."""
-    output = tmp_path / "results"
-    process = start(output, "--batch-size", "4")
-    while process.poll() is None and len(blocks(output)) < 3:
-        time.sleep(0.002)
-    assert process.poll() is None, process.communicate()[0]
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert not list(output.glob("*.json"))
-    plan = make_plan(["zhclip-tiny"], ["digits"], None, output, Options(batch_size=4), timed=False)
-    recorder = Recorder()
-    outcomes = running.run(plan, recorder)
-    assert [outcome.failure for outcome in outcomes] == [None]
-    stage, done, total, reused = [told for told in recorder.told if told[0] == "images"][-1]
-    assert done == total == 360 and 12 <= reused < 360
