@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +231,50 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     done = one(tmp_path / "file", "--datasets", "digits")
     assert done.exit_code == 1 and "cannot be written" in done.stderr and "--output" in done.stderr
+
+
+def test_what_is_finished_needs_no_place_to_write(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    words = ["--models", "zhclip-tiny", "--datasets", "digits", "--output", output]
+    assert zhclip(*words).exit_code == 0
+
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refused)  # who runs the tests may be root
+    done = zhclip(*words)
+    assert done.exit_code == 0 and "cannot be written" in done.output and "Nothing is left to run" in done.output
+    (output / "zhclip-tiny_digits_digits_zh.json").unlink()
+    done = zhclip(*words)
+    assert done.exit_code == 1 and "cannot be written" in done.stderr
+
+
+def test_an_incomplete_copy_is_told_before_and_after(tmp_path):
+    table_files.elevater(tmp_path / "elevater", "cifar-10", list("甲乙丙丁戊己庚辛壬癸"))
+    table_files.shards(tmp_path / "wds_vtab-pcam", ["lymph node", "lymph node containing metastatic tumor tissue"])
+    words = ["--data-root", tmp_path, "--datasets", "cifar10,pcam", "--models", "zhclip-tiny", "--num-workers", "0"]
+    done = zhclip(*words, "--output", tmp_path / "out")
+    assert done.exit_code == 0
+    before, _, after = done.output.partition("2 cells to run")
+    assert "cifar10: 20 of 10,000 images" in before and "pcam" in before  # of shards it is not known before
+    assert "20 of 10,000 images" in after and "6 of 32,768 images" in after
+    result = json.loads((tmp_path / "out" / "zhclip-tiny_digits_cifar10_zh.json").read_text("utf-8"))
+    assert result["incomplete"] == {"images": 20, "published": 10000}
+    assert "20 of 10,000 images" in (tmp_path / "out" / "logs" / "zhclip-tiny_digits_cifar10_zh.log").read_text("utf-8")
+    assert "was evaluated on 20 images, and 10000 are published" in done.output
+    assert "was evaluated on 20 images" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_an_output_folder_that_is_not_utf8(tmp_path):
+    import os
+
+    output = os.fsdecode(os.fsencode(tmp_path) + b"/out-\xff")
+    try:
+        os.mkdir(output)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    done = zhclip("--models", "zhclip-tiny", "--datasets", "digits,digits-retrieval", "--output", output)
+    assert done.exit_code == 0 and "report: " in done.output and "out-\\xff" in done.output
 
 
 def test_braces_in_paths(tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 #: Events of `sys.audit` that come before a change; `open` is one where it may write.
-_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
+_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
 _KILLED = 137
 
 
@@ -49,7 +49,7 @@ def _be_killed(number: int | None, folder: str, work: Callable, told: int, log: 
             path = arguments[0]
         else:
             return
-        if isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(folder):
+        if isinstance(path, (str, bytes, os.PathLike)) and os.path.abspath(os.fsdecode(path)).startswith(folder):
             if done == number:
                 os._exit(_KILLED)
             done += 1
