@@ -92,7 +92,7 @@ CLI = [
         "main_eval",
         command_line.main_eval,
         "for our models: an absent --pretrained means the model's default tag, in file names and results too; "
-        "names that nobody knows are answered with the closest ones, where one of ours is meant or asked for beside them",
+        "names that nobody knows are answered with the closest ones, where one of ours is meant or beside them",
     ),
     Patch(
         "clip_benchmark.cli",
@@ -105,7 +105,7 @@ CLI = [
         "clip_benchmark.cli",
         "main",
         command_line.main,
-        "an error of ours, or of an evaluation with a model, data set or language of ours, ends the program with its one "
+        "an error of ours, or of an evaluation with a model, data set or language of ours, ends the program with one "
         "line",
     ),
 ]
