@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from zhclip_openclip.features import fingerprint, ranks
 from zhclip_openclip.features.cache import FeatureCache, Stored, describe
 from zhclip_openclip.features.linear import fast_linear
-from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.features.progress import Progress, note
 from zhclip_openclip.features.settings import current
 from zhclip_openclip.features.stream import StreamLayout
 
@@ -128,8 +128,7 @@ class ImagePass:
         data = fingerprint.data(self._loader, self._loader.num_workers) if made_with else None
         if data is None:
             reason = "a stream from somewhere else" if made_with else "a preprocessing that differs from time to time"
-            if ranks.rank() == 0:
-                print(f"Note: {self._what or 'this data set'} has {reason}: its image features are not kept")
+            note(f"Note: {self._what or 'this data set'} has {reason}: its image features are not kept")
             return None, ""
         tower = fingerprint.tower(self._model)
         name = fingerprint.digest([tower, made_with, fingerprint.precision(self._device, self._amp), data])
@@ -204,8 +203,8 @@ class ImagePass:
     def _tell(self, progress: Progress) -> None:
         told = ranks.everyones((self.reused, self.saved))
         self.reused, self.saved = (sum(column) for column in zip(*told, strict=True))
-        if self.reused and not progress.told and ranks.rank() == 0:
-            print(f"Image features: {self.reused:,} from the cache, which took {self.saved:,.1f} s to make")
+        if self.reused and not progress.told:
+            note(f"Image features: {self.reused:,} from the cache, which took {self.saved:,.1f} s to make")
 
 
 def layout_of(loader: Any) -> Layout | StreamLayout | None:

@@ -142,6 +142,10 @@ def _run(path: Path, described: dict[str, Any], links_from: Path) -> tuple[Run, 
     if isinstance(skipped, dict) and skipped.get("count"):
         what = f"{skipped['count']} images could not be read and are not in its metrics"
         problems.append(Problem(str(path), what, "its figures are of fewer samples than others'"))
+    incomplete = described.get("incomplete")
+    if isinstance(incomplete, dict):
+        what = f"was evaluated on {incomplete.get('images')} images, and {incomplete.get('published')} are published"
+        problems.append(Problem(str(path), what, "its figures are of other samples than the published ones"))
     facts = {
         key: value for key, value in described.items() if key not in _KNOWN and isinstance(value, (str, int, float))
     }
