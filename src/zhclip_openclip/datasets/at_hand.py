@@ -14,9 +14,12 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets import elevater, retrieval
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._layout import candidate_folders, plain_name
+from zhclip_openclip.datasets._shards import shard_paths
 from zhclip_openclip.datasets.wds_open import open_wds
 from zhclip_openclip.prompts import classnames, registry, templates
 from zhclip_openclip.prompts._files import packaged
@@ -109,7 +112,18 @@ def look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bo
 
     template_set: the templates that a class list will be filled into, to count the prompts.
     skip_bad_images: pictures that cannot be read are no reason to leave the data set out.
+
+    Whatever is wrong with the files of a data set is the reason why it is missing, never an error: the others are
+    looked for all the same.
     """
+    try:
+        with reading(root or entry.name, DatasetError):
+            return _look(entry, root, template_set, skip_bad_images)
+    except ZhclipError as error:
+        return Missing(str(error))
+
+
+def _look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bool) -> Found | Missing:
     if entry.embedded:
         return _embedded(entry, template_set)
     if root is None:
@@ -146,7 +160,7 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
     for folder in folders:
         try:
             dataset = retrieval.build_retrieval_dataset(entry.name, folder)
-        except DatasetError as error:
+        except ZhclipError as error:
             if "one of these is needed" in str(error):  # nothing of it is there
                 continue
             if skip_bad_images:
@@ -162,7 +176,7 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
         if (folder / "test" / "nshards.txt").is_file():
             try:
                 dataset = open_wds(folder, name=entry.name)
-            except DatasetError as error:
+            except ZhclipError as error:
                 yield Missing(str(error))
             else:
                 counts = len(dataset), len(dataset.texts), dataset.fingerprint()
@@ -174,9 +188,11 @@ def _classification(entry: Entry, root: Path, template_set: str) -> Iterator[Fou
         for folder in dict.fromkeys(root / name for name in layout["folders"]):
             if all((folder / file).exists() for file in layout["files"]):
                 try:
-                    yield _described(entry, layout, folder, template_set)
-                except DatasetError as error:
-                    yield Missing(str(error))
+                    with reading(folder, DatasetError):
+                        found: Found | Missing = _described(entry, layout, folder, template_set)
+                except ZhclipError as error:
+                    found = Missing(str(error))
+                yield found
 
 
 def layouts(entry: Entry) -> list[dict]:
@@ -207,22 +223,9 @@ def _described(entry: Entry, layout: dict, folder: Path, template_set: str) -> F
     if layout["layout"] == "elevater":
         images = len(elevater.build(layout["dataset"], folder, template_file=template_set))
     elif layout["layout"] == "webdataset":
-        shards = _shards(folder / "test")
+        shards = len(shard_paths(folder / "test"))
     prompts = _prompts(entry.name, template_set)
     return Found(layout["dataset"], folder, layout["title"], images, prompts, shards=shards)
-
-
-def _shards(folder: Path) -> int:
-    """How many there are. Raises DatasetError: nshards.txt has no number, or one is missing."""
-    path = folder / "nshards.txt"
-    try:
-        count = int(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DatasetError(f"{path}: not a number; fetch the file again") from None
-    missing = [number for number in range(count) if not (folder / f"{number}.tar").is_file()]
-    if missing:
-        raise DatasetError(f"{folder / f'{missing[0]}.tar'}: missing, though nshards.txt says {count}; fetch it again")
-    return count
 
 
 def _prompts(name: str, template_set: str) -> int:

@@ -5,17 +5,14 @@ Here for data sets that give samples by number; `streams.py` does the same for s
 
 from __future__ import annotations
 
+import copy
 import re
-import struct
-import zlib
 from pathlib import Path
 
+from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.prompts import checks
-
-#: What Pillow raises on broken files of one format or another; `Image.UnidentifiedImageError` is an OSError.
-_BROKEN = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
 
 
 class Guarded:
@@ -51,10 +48,16 @@ class Guarded:
         return len(self._dataset) if self._kept is None else len(self._kept)
 
     def __getitem__(self, index: int):
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)  # also ends iteration by index
         index = index if self._kept is None else self._kept[index]
         try:
             sample = self._dataset[index]
-        except _BROKEN as error:
+        except (ZhclipError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's plugins raise almost anything on broken files
+            if not why_not(_bare(self._dataset), index):
+                raise  # the image is good: it is the transform that failed
             raise DatasetError(
                 f"{self._where(index)}: image {self._key(index)} does not decode ({reason(error)}); fetch the file "
                 "again, or use --skip-bad-images"
@@ -97,6 +100,26 @@ def reason(error: BaseException) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())) or type(error).__name__
 
 
+def why_not(dataset, index: int) -> str:
+    """Why a sample cannot be read, in one line; nothing where it can."""
+    try:
+        dataset[index]
+    except MemoryError:
+        raise
+    except Exception as error:
+        return reason(error)
+    return ""
+
+
+def _bare(dataset):
+    """A copy that gives images as they are stored: to read them is enough, and preparing them takes longer than that."""
+    result = copy.copy(dataset)
+    for name in ("transform", "transforms"):
+        if hasattr(dataset, name):
+            setattr(result, name, None)
+    return result
+
+
 class _Probe:
     """Why a sample cannot be read, or nothing."""
 
@@ -107,22 +130,11 @@ class _Probe:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> str:
-        try:
-            self._dataset[index]
-        except _BROKEN as error:
-            return reason(error)
-        return ""
+        return why_not(self._dataset, index)
 
 
 def _scan(dataset, workers: int) -> list[str]:
     from torch.utils.data import DataLoader
 
-    kept = {name: getattr(dataset, name) for name in ("transform", "transforms") if hasattr(dataset, name)}
-    try:
-        for name in kept:  # to read them is enough; preparing them for a model would take longer than that
-            setattr(dataset, name, None)
-        loader = DataLoader(_Probe(dataset), batch_size=64, num_workers=workers, collate_fn=list)
-        return [reason for batch in loader for reason in batch]
-    finally:
-        for name, value in kept.items():
-            setattr(dataset, name, value)
+    loader = DataLoader(_Probe(_bare(dataset)), batch_size=64, num_workers=workers, collate_fn=list)
+    return [reason for batch in loader for reason in batch]
