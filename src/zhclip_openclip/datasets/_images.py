@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,3 +119,16 @@ def decode_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.
     """bytes -> RGB picture, for people and for what wants RGB. Arguments and errors as :func:`open_image`."""
     image = open_image(data, key, where, draft)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def converts_itself(transform: Callable[[Any], Any]) -> bool:
+    """Whether a transform makes three channels of a picture in any mode, as those of open_clip do; tried out.
+
+    One that does not would take transparency for a colour, and gets pictures in RGB.
+    """
+    from PIL import Image
+
+    try:
+        return all(transform(Image.new(mode, (32, 24), 1)).shape[-3] == 3 for mode in ("RGBA", "P"))
+    except Exception:  # of somebody's own function: anything
+        return False

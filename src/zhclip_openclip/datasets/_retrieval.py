@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zhclip_openclip.datasets._dataset_error import DatasetError
-from zhclip_openclip.datasets._images import Skipped, decode_image, open_image
+from zhclip_openclip.datasets._images import Skipped, converts_itself, decode_image, open_image
 from zhclip_openclip.datasets._relations import Resolved, TextEntry, without_images
 
 
@@ -29,7 +29,6 @@ class RetrievalDataset:
         skipped_texts: texts that were left out, because of their pictures or of themselves.
         layout: what the files were recognised as.
         notes: what a reader of the numbers should know (for example, that captions are translations).
-        opened: whether `transform` gets pictures as they were opened, or in RGB; see `__init__`.
         classes, templates: None; CLIP_benchmark looks for them.
     """
 
@@ -49,10 +48,11 @@ class RetrievalDataset:
         skip_bad_images: bool = False,
         in_rgb: bool = False,
     ) -> None:
-        """transform: gets each picture as it was opened, as in Chinese-CLIP's own evaluation: it converts to RGB at
-        the place where the family's authors do. Without one, pictures come in RGB. in_rgb: it gets RGB, for data that
+        """transform: if it converts to RGB itself, as open_clip's do, it gets each picture as it was opened: families
+        differ in whether they resize before or after. Any other gets RGB. in_rgb: RGB in any case, for data that
         somebody else's code converts first."""
-        self.opened = "RGB" if in_rgb else "as opened"
+        self._in_rgb = in_rgb
+        self._tried: tuple[Any, bool] | None = None
         self.name, self.split, self.layout = name, split, layout
         self.directions = tuple(directions)
         self.transform = transform
@@ -81,12 +81,20 @@ class RetrievalDataset:
     def __getitem__(self, index: int) -> tuple[Any, list[str]]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)  # also ends iteration by index
-        as_rgb = self.transform is None or self.opened == "RGB"
-        decode = decode_image if as_rgb else open_image
+        decode = open_image if self.as_opened else decode_image
         image = decode(self.images.read(index), self.image_ids[index], self.images.where(index))
         if self.transform is not None:
             image = self.transform(image)
         return image, self.captions(index)
+
+    @property
+    def as_opened(self) -> bool:
+        """Whether the transform gets pictures as they were opened; RGB otherwise. See `__init__`."""
+        if self._in_rgb or self.transform is None:
+            return False
+        if self._tried is None or self._tried[0] is not self.transform:
+            self._tried = self.transform, converts_itself(self.transform)
+        return self._tried[1]
 
     def captions(self, index: int) -> list[str]:
         """The texts that image `index` is right for."""

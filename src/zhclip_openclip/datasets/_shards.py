@@ -33,7 +33,7 @@ def count_shards(folder: Path) -> int:
         raise DatasetError(f"{path} is missing, which says how many shards there are; copy it too, or write the number")
     text = small_text(path)
     if not re.fullmatch(r"\+?[0-9]{1,12}", text):
-        raise DatasetError(f"{path}: not a number ({text[:20]!r}); write the number of shards in it")
+        raise DatasetError(f"{path} has no number of shards in it ({text[:20]!r}); write it there")
     return int(text)
 
 

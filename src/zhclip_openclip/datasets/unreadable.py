@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import copy
 import re
+import struct
+import traceback
+import zlib
 from pathlib import Path
 
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.prompts import checks
+
+
+#: What decoders raise on broken files; `Image.UnidentifiedImageError` is an OSError.
+_BROKEN = (OSError, SyntaxError, EOFError, struct.error, zlib.error, ValueError, RuntimeError)
 
 
 class Guarded:
@@ -39,7 +46,9 @@ class Guarded:
             reasons = _scan(dataset, workers)
             self._kept = [index for index, reason in enumerate(reasons) if not reason]
             self.skipped = [
-                Skipped(self._key(index), self._where(index), reason) for index, reason in enumerate(reasons) if reason
+                Skipped(self._key(index), self._where(index), reason).printable()
+                for index, reason in enumerate(reasons)
+                if reason
             ]
             if reasons and not self._kept:
                 raise DatasetError(f"{name}: none of {len(reasons)} images can be read: {reasons[0]}")
@@ -48,16 +57,12 @@ class Guarded:
         return len(self._dataset) if self._kept is None else len(self._kept)
 
     def __getitem__(self, index: int):
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)  # also ends iteration by index
         index = index if self._kept is None else self._kept[index]
         try:
             sample = self._dataset[index]
-        except (ZhclipError, MemoryError):
-            raise
-        except Exception as error:  # Pillow's plugins raise almost anything on broken files
-            if not why_not(_bare(self._dataset), index):
-                raise  # the image is good: it is the transform that failed
+        except Exception as error:
+            if not _of_a_decoder(error) or not why_not(_bare(self._dataset), index):
+                raise  # a mistake in a program, or in the transform of a good image
             raise DatasetError(
                 f"{self._where(index)}: image {self._key(index)} does not decode ({reason(error)}); fetch the file "
                 "again, or use --skip-bad-images"
@@ -104,11 +109,22 @@ def why_not(dataset, index: int) -> str:
     """Why a sample cannot be read, in one line; nothing where it can."""
     try:
         dataset[index]
-    except MemoryError:
-        raise
     except Exception as error:
+        if not _of_a_decoder(error):
+            raise
         return reason(error)
     return ""
+
+
+def _of_a_decoder(error: Exception) -> bool:
+    """Whether an exception says that an image is broken: what decoders raise, and anything at all from inside Pillow,
+    whose plugins have no error of their own."""
+    if isinstance(error, (ZhclipError, MemoryError)):
+        return False
+    if isinstance(error, _BROKEN):
+        return True
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").partition(".")[0] == "PIL" for frame, _ in frames)
 
 
 def _bare(dataset):

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zhclip_openclip._files import whole_file
-from zhclip_openclip._reading import read_json, reading
+from zhclip_openclip._reading import read_json
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import open_image
 from zhclip_openclip.datasets._pairs_file import PAIRS
@@ -67,10 +67,15 @@ def export_wds(
     if shard_size < 1:
         raise DatasetError(f"shard size {shard_size}: at least one picture goes into a shard")
     target = Path(output) / folder
-    with reading(target, DatasetError, "look at the folder and its disk"):
+    try:
         target.mkdir(parents=True, exist_ok=True)
         with _alone_in(target, patience):
             return _export(dataset, target, shard_size, progress)
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename or target} cannot be written ({error.strerror}); the finished shards are kept, and "
+            "the next export goes on"
+        ) from error
 
 
 def _export(
