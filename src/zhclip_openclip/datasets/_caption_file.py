@@ -19,9 +19,7 @@ from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._text_lines import text_lines
 
 _SUFFIX = r"\.(?i:jpe?g|png|webp|gif|bmp|tiff?)"
-_NUMBERED = re.compile(
-    rf"(?P<image>[^\s#,]+?)(?P<ext>{_SUFFIX})?(?:#(?P<kind>[a-z]+))?#(?P<number>\d+)\s+(?P<text>.*)"
-)
+_NUMBERED = re.compile(rf"(?P<image>[^\s#,]+?)(?P<ext>{_SUFFIX})?(?:#(?P<kind>[a-z]+))?#(?P<number>\d+)\s+(?P<text>.*)")
 _BARE = re.compile(rf"(?P<image>[^\s#,]+?)(?P<ext>{_SUFFIX})\s*[,\t ](?P<text>.*)")
 
 

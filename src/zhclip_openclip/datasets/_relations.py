@@ -127,12 +127,13 @@ def resolve(images: ImageSource, records: Iterable[TextRecord], skip: bool) -> R
 #: What programs do to ids on their way through a file, and the form in which the two agree again.
 _HABITS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("blanks around one of them", str.strip),
-    ("numbers with .0, as pandas writes a column with gaps", lambda key: re.sub(r"\.0+$", "", key)),
+    ("a .0 at the end, as pandas writes whole numbers in a column with gaps", lambda key: re.sub(r"\.0+$", "", key)),
     ("zeros in front", lambda key: key.lstrip("0") or "0"),
     ("the suffix of a file name", lambda key: re.sub(r"\.[A-Za-z]{3,4}$", "", key)),
     ("a folder in front", lambda key: re.split(r"[/\\]", key)[-1]),
     ("full-width signs", lambda key: unicodedata.normalize("NFKC", key)),
     ("upper and lower case", str.casefold),
+    ("a folder, zeros and the suffix of a file name", lambda key: re.sub(r"^(.*[/\\])?0*|\.[A-Za-z]{3,4}$", "", key)),
 )
 
 
@@ -158,7 +159,9 @@ def _notes(texts: Sequence[TextEntry], text_to_images: Sequence[Sequence[int]]) 
     notes = []
     empty = sum(not visible(entry.text) for entry in texts)
     if empty:
-        notes.append(f"{empty} of {len(texts)} texts are empty; they are scored as queries. The published sets have none")
+        notes.append(
+            f"{empty} of {len(texts)} texts are empty; they are scored as queries. The published sets have none"
+        )
     meant: dict[str, set[frozenset[int]]] = {}
     for entry, right in zip(texts, text_to_images, strict=True):
         meant.setdefault(entry.text, set()).add(frozenset(right))

@@ -180,7 +180,11 @@ def _image_line(key: str, size: int) -> str:
 
 
 def _text_line(entry: TextEntry, named: Sequence[str]) -> str:
-    if any(sign in entry.id for sign in "\t\n") or "\n" in entry.text or any(s in key for key in named for s in "\t\n "):
+    if (
+        any(sign in entry.id for sign in "\t\n")
+        or "\n" in entry.text
+        or any(s in key for key in named for s in "\t\n ")
+    ):
         return "json\t" + json.dumps(["text", entry.id, list(named), entry.text])
     return f"text\t{entry.id}\t{' '.join(named)}\t{entry.text}"
 

@@ -122,7 +122,10 @@ def _check(index: dict[str, np.ndarray], size: int) -> None:
     starts, leads, lengths, *_ = columns
     if len(_unpacked(index["ids"])) != len(starts):
         raise ValueError("ids")
-    if any((column < 0).any() or (column > size).any() for column in columns) or (starts + leads + lengths > size).any():
+    if (
+        any((column < 0).any() or (column > size).any() for column in columns)
+        or (starts + leads + lengths > size).any()
+    ):
         raise ValueError("places")
     for key, line, reason in json.loads(bytes(index["problems"])):
         if not (isinstance(key, str) and type(line) is int and isinstance(reason, str)):
@@ -201,7 +204,12 @@ def problem(tab: bytes, encoded: bytes, cut_off: bool) -> str | None:
     if stray:
         return f"bad base64 (contains {stray[:1].decode('latin-1')!r})"
     padding = len(encoded) - len(bare)
-    if not bare or len(bare) % 4 == 1 or padding not in (0, -len(bare) % 4) or (padding == 0 and cut_off and len(bare) % 4):
+    if (
+        not bare
+        or len(bare) % 4 == 1
+        or padding not in (0, -len(bare) % 4)
+        or (padding == 0 and cut_off and len(bare) % 4)
+    ):
         if cut_off:
             return "the last line is cut off: the file was not copied completely"
         return f"bad base64 ({len(bare)} characters without = at the end, and {padding} of these): a part is missing"

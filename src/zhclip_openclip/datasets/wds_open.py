@@ -109,7 +109,9 @@ def _shards(folder: Path, split: str) -> list[Path]:
     kind = folder / "dataset_type.txt"
     if not base.is_dir():
         beside = sorted(path.parent.name for path in folder.glob(f"*/{COUNT}"))
-        there = f"there is {shorten(beside)}: use it as --split" if beside else "give the folder above it as --dataset_root"
+        there = (
+            f"there is {shorten(beside)}: use it as --split" if beside else "give the folder above it as --dataset_root"
+        )
         raise DatasetError(f"{folder}: no folder {split}/ with shards; {there}")
     if not (base / COUNT).is_file():
         raise DatasetError(
