@@ -1,7 +1,7 @@
 """Damaged and made-up input for readers, by Hypothesis. Not a test.
 
-A run is short and the same each time. `ZHCLIP_FUZZ_SECONDS=120` makes each test go on for so long with other inputs, and
-`ZHCLIP_FUZZ_SEED=3` chooses which: a failure comes again under the same seed.
+A run is short and the same each time. `ZHCLIP_FUZZ_SECONDS=120` makes each test go on for so long with other inputs,
+and `ZHCLIP_FUZZ_SEED=3` chooses which: a failure comes again under the same seed.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ damaged the process dies of a signal, and no exception can be caught. What Chine
 format alone: one database without a name, each key once, never written to while it is read.
 
 A file is pages of one size. Pages 0 and 1 are meta pages; the one with the higher transaction number counts. It names
-the root of a B+tree: branch pages lead to leaf pages, whose nodes hold keys and values in the order of the keys; a value
-that is too large for a leaf lies in overflow pages, one run for each value. Numbers are little-endian, as on the
+the root of a B+tree: branch pages lead to leaf pages, whose nodes hold keys and values in the order of the keys; a
+value that is too large for a leaf lies in overflow pages, one run for each value. Numbers are little-endian, as on the
 machines that write such files. Definition: `mdb.c` of LMDB 0.9 (MDB_meta, MDB_db, MDB_page, MDB_node).
 """
 

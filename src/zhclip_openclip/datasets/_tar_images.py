@@ -97,9 +97,8 @@ class TarImages(ImageSource):
         picture = next((files[suffix] for suffix in PICTURES if suffix in files), None)
         if picture is None:
             if _TEXT in files:
-                raise DatasetError(
-                    f"{shard}[{files[_TEXT].name}]: no picture ({', '.join(PICTURES)}) with this caption; export it again"
-                )
+                caption = f"{shard}[{files[_TEXT].name}]"
+                raise DatasetError(f"{caption}: no picture ({', '.join(PICTURES)}) with this caption; export it again")
             return
         self.ids.append(self._once(printable(key.removeprefix("./"))))
         self._members.append((str(shard), picture))

@@ -20,7 +20,8 @@ def text_lines(path: Path) -> Iterator[tuple[str, str, bool]]:
     whether it had a line end, which the last line of a file that was cut off has not.
 
     Raises:
-        DatasetError: it cannot be opened, an empty file, a line that is not UTF-8 or has more than `LONGEST_LINE` bytes.
+        DatasetError: it cannot be opened, an empty file, a line that is not UTF-8 or has more than `LONGEST_LINE`
+            bytes.
     """
     empty = True
     with reading(path, DatasetError), open(path, "rb") as file:

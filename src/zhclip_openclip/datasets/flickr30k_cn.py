@@ -8,8 +8,8 @@ Caption files that circulate for it, segmented into words or not, with part-of-s
     flickr30k_cn_test.txt, test/flickr30k_cn_test.txt (Flickr30K-CNA), flickr30k_test_zh.txt (CLIP_benchmark)
     flickr30kzhmbosontest/TextData/seg.flickr30kzhmbosontest.caption.txt (the original release)
 
-The pictures lie as <id>.jpg, or as the captions name them, beside these or in a folder (flickr30k-images, Images, ...). Captions come out clean (see
-`captions.py`); as people use the raw ones by mistake, they are an option.
+The pictures lie as <id>.jpg, or as the captions name them, beside these or in a folder (flickr30k-images, Images, ...).
+Captions come out clean (see `captions.py`); as people use the raw ones by mistake, they are an option.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.prompts import checks
 
-
 #: What decoders raise on broken files; `Image.UnidentifiedImageError` is an OSError.
 _BROKEN = (OSError, SyntaxError, EOFError, struct.error, zlib.error, ValueError, RuntimeError)
 
@@ -128,7 +127,7 @@ def _of_a_decoder(error: Exception) -> bool:
 
 
 def _bare(dataset):
-    """A copy that gives images as they are stored: to read them is enough, and preparing them takes longer than that."""
+    """A copy that gives images as they are stored: to read them is enough, and preparing them takes longer."""
     result = copy.copy(dataset)
     for name in ("transform", "transforms"):
         if hasattr(dataset, name):

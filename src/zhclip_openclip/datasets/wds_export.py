@@ -195,9 +195,11 @@ def _alone_in(folder: Path, patience: float) -> Iterator[None]:
             if time.monotonic() > until:
                 os.close(handle)
                 raise DatasetError(
-                    f"{folder}: another export has been at work here for {patience:.0f} s; start again when it has ended"
+                    f"{folder}: another export has been at work here for {patience:.0f} s; start again when it ends"
                 ) from None
             time.sleep(0.2)
+        except OSError:  # a file system without locks: whole files alone
+            break
         os.close(handle)
     try:
         yield
