@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import Compose, Lambda
 
 from tests.support import retrieval_files as files
 from zhclip_openclip.datasets._dataset_error import DatasetError
@@ -19,6 +20,7 @@ from zhclip_openclip.datasets.retrieval import build_retrieval_dataset
 from zhclip_openclip.datasets.wds_export import export_wds
 from zhclip_openclip.datasets.wds_open import open_wds
 from zhclip_openclip.features import fingerprint
+from zhclip_openclip.towers.images import as_transformers, to_rgb
 
 
 def _noise(mode: str) -> Image.Image:
@@ -114,8 +116,9 @@ def test_a_transform_that_does_not_convert_gets_rgb(folder, preprocess):
 def test_what_converts_itself(preprocess):
     assert converts_itself(preprocess)
     assert not converts_itself(lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1))
-    assert not converts_itself(lambda image: image.convert("RGB"))
-    assert not converts_itself(lambda image: 1 / 0)
+    assert converts_itself(as_transformers(preprocess)) and converts_itself(Compose([Compose([to_rgb]), np.array]))
+    assert converts_itself(Compose([Lambda(to_rgb)])) and not converts_itself(Compose([Lambda(np.array)]))
+    assert not converts_itself(None)
 
 
 def test_shards_with_pairs_give_the_same_pixels(folder, preprocess, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -121,14 +121,16 @@ def decode_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def converts_itself(transform: Callable[[Any], Any]) -> bool:
-    """Whether a transform makes three channels of a picture in any mode, as those of open_clip do; tried out.
+def converts_itself(transform: object) -> bool:
+    """Whether a transform has a step that converts to RGB, as those of open_clip, of OpenAI and of this package have.
 
-    One that does not would take transparency for a colour, and gets pictures in RGB.
+    Told by the names of its steps (`_convert_to_rgb`, `to_rgb`, torchvision's `RGB`, timm's `MaybeConvertMode`), since
+    trying it out would disturb one that counts or draws lots. One without such a step would take transparency for a
+    colour.
     """
-    from PIL import Image
-
-    try:
-        return all(transform(Image.new(mode, (32, 24), 1)).shape[-3] == 3 for mode in ("RGBA", "P"))
-    except Exception:  # of somebody's own function: anything
-        return False
+    steps = getattr(transform, "transforms", None)
+    if isinstance(steps, (list, tuple)):
+        return any(map(converts_itself, steps))
+    function = getattr(transform, "lambd", transform)  # torchvision's Lambda
+    name = getattr(function, "__name__", type(function).__name__).lower()
+    return "rgb" in name or ("convert" in name and getattr(function, "mode", None) == "RGB")

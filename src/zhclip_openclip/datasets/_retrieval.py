@@ -52,7 +52,6 @@ class RetrievalDataset:
         differ in whether they resize before or after. Any other gets RGB. in_rgb: RGB in any case, for data that
         somebody else's code converts first."""
         self._in_rgb = in_rgb
-        self._tried: tuple[Any, bool] | None = None
         self.name, self.split, self.layout = name, split, layout
         self.directions = tuple(directions)
         self.transform = transform
@@ -90,11 +89,7 @@ class RetrievalDataset:
     @property
     def as_opened(self) -> bool:
         """Whether the transform gets pictures as they were opened; RGB otherwise. See `__init__`."""
-        if self._in_rgb or self.transform is None:
-            return False
-        if self._tried is None or self._tried[0] is not self.transform:
-            self._tried = self.transform, converts_itself(self.transform)
-        return self._tried[1]
+        return not self._in_rgb and converts_itself(self.transform)
 
     def captions(self, index: int) -> list[str]:
         """The texts that image `index` is right for."""

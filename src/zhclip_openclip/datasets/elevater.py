@@ -197,7 +197,7 @@ def _samples(folder: Path, classes: int) -> tuple[list[tuple[str, int]], list[st
         label = int(path.name[-9:])
         if label >= classes or path.name[:-9].strip("0"):
             raise DatasetError(
-                f"{path}: there is no class {path.name}, the labels end at {classes - 1}; look at label_cn.txt"
+                f"{path}: there is no class {path.name.lstrip('0')[:20]}, the labels end at {classes - 1}; look at label_cn.txt"
             )
         files = (Path(place, file) for place, _, found in os.walk(path) for file in found)
         for file in sorted(files):
