@@ -41,7 +41,9 @@ def test_the_same_entries_as_lmdb(tmp_path, commits, longest):
         expected = [(bytes(key), bytes(value)) for key, value in transaction.cursor()]
     environment.close()
     file = pickle.loads(pickle.dumps(LmdbFile(tmp_path, "copy it again")))
-    assert [(key, file.read(value)) for key, value in file.items()] == expected
+    assert [(key, file.read(value)) for key, value, _ in file.items()] == expected
+    assert [(key, raw) for key, _, raw in file.items()] == expected
+    assert [raw for *_, raw in file.items(20)] == [raw if len(raw) <= 20 else b"" for _, raw in expected]
     assert file.entries == len(expected)
 
 

@@ -119,6 +119,7 @@ def test_what_converts_itself(preprocess):
     assert converts_itself(as_transformers(preprocess)) and converts_itself(Compose([Compose([to_rgb]), np.array]))
     assert converts_itself(Compose([Lambda(to_rgb)])) and not converts_itself(Compose([Lambda(np.array)]))
     assert not converts_itself(None)
+    assert converts_itself(open_clip.create_model_and_transforms("zhclip-tiny", pretrained="digits")[2])
 
 
 def test_shards_with_pairs_give_the_same_pixels(folder, preprocess, tmp_path):

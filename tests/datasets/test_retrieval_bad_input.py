@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support import retrieval_files as files
@@ -305,6 +306,17 @@ class TestIndex:
         builds = self.count_builds(monkeypatch)
         build_retrieval_dataset("muge", muge)
         build_retrieval_dataset("muge", muge)
+        assert len(builds) == 1
+
+    def test_an_index_that_inflates_is_not_read(self, muge, monkeypatch):
+        """Of the same contents, but compressed: nobody knows how large that becomes."""
+        build_retrieval_dataset("muge", muge)
+        path = _tsv_index.index_path(images(muge))
+        with np.load(path) as file:
+            content = {key: file[key] for key in file.files}
+        np.savez_compressed(path, **content)
+        builds = self.count_builds(monkeypatch)
+        assert len(build_retrieval_dataset("muge", muge)) == files.IMAGES
         assert len(builds) == 1
 
     def test_folder_that_cannot_be_written(self, muge, monkeypatch, tmp_path_factory):

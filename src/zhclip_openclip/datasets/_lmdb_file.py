@@ -61,8 +61,10 @@ class LmdbFile:
         # Pages that were never used may be missing at the end, so it is the reading that decides what is cut off.
         self._needed = (last + 1) * self._page
 
-    def items(self) -> Iterator[tuple[bytes, Value]]:
-        """Keys in their order, and where their values lie; every page on the way is checked.
+    def items(self, longest: int | None = None) -> Iterator[tuple[bytes, Value, bytes]]:
+        """Keys in their order, where their values lie, and the values; every page on the way is checked.
+
+        longest: of a value, in bytes; one that is longer comes as no bytes.
 
         Raises DatasetError: the file is cut off or damaged.
         """
@@ -73,7 +75,7 @@ class LmdbFile:
             seen: set[int] = set()
             for key, value in self._walk(file, self._root, 1, seen):
                 found += 1
-                yield key, value
+                yield key, value, self._at(file, *value) if longest is None or value.size <= longest else b""
         if found != self.entries:
             raise self._damaged(f"it has {found} entries and says that there are {self.entries}")
 

@@ -58,12 +58,11 @@ class LmdbImages(ImageSource):
         self._values: list[Value] = []
         self._sizes: list[int] = []
         count = None
-        for key, value in self._file.items():
+        for key, value, encoded in self._file.items():
             if key == b"num_images":
-                count = _count(self._file.read(value))
+                count = _count(encoded)
                 continue
             name = printable(key.decode("utf-8", errors="surrogateescape"))
-            encoded = self._file.read(value)
             reason = problem(b"\t", encoded, cut_off=False)
             if reason:
                 self.problems.append(Skipped(name, f"{path}[{name}]", reason))
@@ -91,20 +90,17 @@ class LmdbImages(ImageSource):
 
 def _pairs(path: Path) -> Iterator[TextRecord]:
     """The texts in the order of their first pair, with all their images."""
-    file = LmdbFile(path, _ADVICE)
-    values = dict(file.items())
-    count = _count(file.read(values[b"num_samples"])) if b"num_samples" in values else None
+    pickles = {key: raw for key, _, raw in LmdbFile(path, _ADVICE).items(_LONGEST_PAIR)}
+    count = _count(pickles.get(b"num_samples", b""))
     if count is None:
         raise DatasetError(f"{path}: incomplete: num_samples is missing; {_ADVICE}")
     found: dict[str, tuple[str, list[str], str]] = {}
     for number in range(count):
         place = f"{path}[{number}]"
-        value = values.get(str(number).encode())
-        if value is None:
+        raw = pickles.get(str(number).encode())
+        if raw is None:
             raise DatasetError(f"{place}: incomplete: the pair is missing, one of {count}; {_ADVICE}")
-        if value.size > _LONGEST_PAIR:
-            raise DatasetError(f"{place}: {value.size} bytes are no pair of ids and a text; {_ADVICE}")
-        image, key, text = map(str, unpickle_pair(file.read(value), place))
+        image, key, text = map(str, unpickle_pair(raw, place))
         entry = found.setdefault(key, (text, [], place))
         if entry[0] != text:
             raise DatasetError(f"{place}: text {key} is there twice, differently (first: {entry[2]}); remove one")

@@ -196,8 +196,9 @@ def _samples(folder: Path, classes: int) -> tuple[list[tuple[str, int]], list[st
             raise DatasetError(f"{path}: a folder of images is called by the number of its class, 000, 001, ...")
         label = int(path.name[-9:])
         if label >= classes or path.name[:-9].strip("0"):
+            number = path.name.lstrip("0")[:20]
             raise DatasetError(
-                f"{path}: there is no class {path.name.lstrip('0')[:20]}, the labels end at {classes - 1}; look at label_cn.txt"
+                f"{path}: there is no class {number}, the labels end at {classes - 1}; look at label_cn.txt"
             )
         files = (Path(place, file) for place, _, found in os.walk(path) for file in found)
         for file in sorted(files):
