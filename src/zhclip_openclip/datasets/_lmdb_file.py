@@ -122,7 +122,7 @@ class LmdbFile:
                 yield from self._walk(file, low | high << 16 | top << 32, depth + 1, seen)
         elif flags & _LEAF:
             for place in places:
-                yield self._entry(file, page, number, place)
+                yield self._entry(file, page, number, place, seen)
         else:
             raise self._damaged(f"page {number} is no page of the tree")
 
@@ -131,7 +131,7 @@ class LmdbFile:
             raise self._damaged(f"page {number} is damaged")
         return _NODE.unpack_from(page, place)
 
-    def _entry(self, file: BinaryIO, page: bytes, number: int, place: int) -> tuple[bytes, Value]:
+    def _entry(self, file: BinaryIO, page: bytes, number: int, place: int, seen: set[int]) -> tuple[bytes, Value]:
         low, high, flags, length = self._node(page, number, place)
         size, start = low | high << 16, place + _NODE.size
         if flags & (_SUB_DATA | _DUPLICATES):
@@ -144,8 +144,9 @@ class LmdbFile:
             return key, Value(number * self._page + start + length, size)
         first = int.from_bytes(page[start + length : start + length + 8], "little")
         own, _, kind, pages = _PAGES.unpack(self._at(file, first * self._page, _PAGES.size))
-        if own != first or not kind & _OVERFLOW or _HEADER.size + size > pages * self._page:
+        if own != first or not kind & _OVERFLOW or _HEADER.size + size > pages * self._page or first in seen:
             raise self._damaged(f"page {first} is damaged")
+        seen.add(first)
         value = Value(first * self._page + _HEADER.size, size)
         if value.offset + size > self._size:
             raise self._cut_off()
