@@ -1,6 +1,7 @@
 """Retrieval sets as people write and copy them themselves: what is read, and what a message says when it is not."""
 
 import base64
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,8 @@ import pytest
 from tests.support import retrieval_files as files
 from zhclip_openclip.datasets import _tsv_index
 from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets._relations import TextEntry
+from zhclip_openclip.datasets._retrieval import _image_line, _text_line
 from zhclip_openclip.datasets._text_lines import encoding_of
 from zhclip_openclip.datasets.captions import LONGEST, clean_caption
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset
@@ -171,6 +174,20 @@ def test_a_file_that_changed_and_kept_size_and_time(muge):
     dataset = build_retrieval_dataset("muge", muge)
     places = [dataset.image_ids.index(str(1000 + n)) for n in range(14)]
     assert [dataset.read_image(place) for place in places] == [files.picture(n) for n in range(14)]
+
+
+def test_lines_of_a_fingerprint_have_one_reading():
+    """Of all ids and texts of two signs that separate something: no two data sets have one line, no line is two."""
+    short = ["".join(signs) for length in (1, 2) for signs in itertools.product("1 \t\n", repeat=length)]
+    images = [[key] for key in short] + [list(pair) for pair in itertools.combinations(sorted(short), 2)]
+    seen = {_image_line(key, 7): ("image", key) for key in short}
+    for key, text, named in itertools.product(short, [*short, ""], images):
+        line = _text_line(TextEntry(key, text), named)
+        assert "\n" not in line
+        assert seen.setdefault(line, (key, text, named)) == (key, text, named)
+    assert len(seen) == len(short) + len(short) * (len(short) + 1) * len(images)
+    # What has none of these signs is hashed as it always was.
+    assert _text_line(TextEntry("8428", "高级感 托特包"), ["1", "2"]) == "text\t8428\t1 2\t高级感 托特包"
 
 
 def test_texts_that_no_model_can_get_right_are_counted(muge):

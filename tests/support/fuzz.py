@@ -6,6 +6,7 @@ and `ZHCLIP_FUZZ_SEED=3` chooses which: a failure comes again under the same see
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import unicodedata
@@ -98,6 +99,24 @@ def damaged(draw, *originals: bytes) -> bytes:
             word = draw(st.sampled_from(WORDS) | st.binary(max_size=6))
             data = data[:start] + word + data[start if kind == "put in" else end :]
     return data
+
+
+@st.composite
+def altered(draw, document):
+    """A JSON document in which one value, at any depth, is another one, or a field is gone."""
+    document = copy.deepcopy(document)
+    place = document
+    while True:
+        key = draw(st.sampled_from(sorted(place)) if isinstance(place, dict) else st.integers(0, len(place) - 1))
+        inner = place[key]
+        if not (isinstance(inner, (dict, list)) and inner) or draw(st.integers(0, 5)) == 0:
+            break
+        place = inner
+    if isinstance(place, dict) and draw(st.integers(0, 7)) == 0:
+        del place[key]
+    else:
+        place[key] = draw(JSON | st.sampled_from([-1, 0, 1, 2**31, "0", True, [0], [-1], [[0]]]))
+    return document
 
 
 def refused(read: Callable[[], T]) -> T | None:
