@@ -116,7 +116,7 @@ def test_shards_that_are_not_there_are_found_before_the_model(evaluate, digits, 
         evaluate, *arguments, "--split", "val"
     )
     (digits / "test" / "2.tar").unlink()
-    assert "2.tar is missing" in refused(evaluate, *arguments)
+    assert "2.tar: missing" in refused(evaluate, *arguments)
     (digits / "test" / "nshards.txt").write_text("0")
     assert "wds/digits, split test is empty" in refused(evaluate, *arguments)
 

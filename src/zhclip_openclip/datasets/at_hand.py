@@ -15,9 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zhclip_openclip._content import Content
+from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets import _bound, elevater, retrieval
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._layout import candidate_folders, plain_name
+from zhclip_openclip.datasets._shards import shard_paths
 from zhclip_openclip.datasets.wds_open import open_wds
 from zhclip_openclip.prompts import classnames, registry, templates
 from zhclip_openclip.prompts._files import packaged
@@ -118,7 +121,18 @@ def look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bo
 
     template_set: the templates that a class list will be filled into, to count the prompts.
     skip_bad_images: pictures that cannot be read are no reason to leave the data set out.
+
+    Whatever is wrong with the files of a data set is the reason why it is missing, never an error: the others are
+    looked for all the same.
     """
+    try:
+        with reading(root or entry.name, DatasetError):
+            return _look(entry, root, template_set, skip_bad_images)
+    except ZhclipError as error:
+        return Missing(str(error))
+
+
+def _look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bool) -> Found | Missing:
     if entry.embedded:
         return _embedded(entry, template_set)
     if root is None:
@@ -162,7 +176,7 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
     for folder in folders:
         try:
             dataset = retrieval.build_retrieval_dataset(entry.name, folder)
-        except DatasetError as error:
+        except ZhclipError as error:
             if "one of these is needed" in str(error):  # nothing of it is there
                 continue
             if skip_bad_images:
@@ -177,7 +191,7 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
         if (folder / "test" / "nshards.txt").is_file():
             try:
                 dataset = open_wds(folder, name=entry.name)
-            except DatasetError as error:
+            except ZhclipError as error:
                 yield Missing(str(error))
             else:
                 yield _of_retrieval(f"wds/{entry.name}", folder, dataset, entry)
@@ -188,9 +202,11 @@ def _classification(entry: Entry, root: Path, template_set: str) -> Iterator[Fou
         for folder in dict.fromkeys(root / name for name in layout["folders"]):
             if all((folder / file).exists() for file in layout["files"]):
                 try:
-                    yield _described(entry, layout, folder, template_set)
-                except DatasetError as error:
-                    yield Missing(str(error))
+                    with reading(folder, DatasetError):
+                        found: Found | Missing = _described(entry, layout, folder, template_set)
+                except ZhclipError as error:
+                    found = Missing(str(error))
+                yield found
 
 
 def layouts(entry: Entry) -> list[dict]:
@@ -224,7 +240,7 @@ def _described(entry: Entry, layout: dict, folder: Path, template_set: str) -> F
         dataset = elevater.build(layout["dataset"], folder, template_file=template_set)
         images, classes, chosen = len(dataset), dataset.classes, dataset.templates
     elif layout["layout"] == "webdataset":
-        shards = _shards(folder / "test")
+        shards = len(shard_paths(folder / "test"))
     elif layout.get("one_file_an_image"):
         images = _bound.images_below(folder, layout["files"])
     bound = {
@@ -233,19 +249,6 @@ def _described(entry: Entry, layout: dict, folder: Path, template_set: str) -> F
         "expected": expected,
     }
     return Found(layout["dataset"], folder, layout["title"], images, texts, shards=shards, **bound)
-
-
-def _shards(folder: Path) -> int:
-    """How many there are. Raises DatasetError: nshards.txt has no number, or one is missing."""
-    path = folder / "nshards.txt"
-    try:
-        count = int(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DatasetError(f"{path}: not a number; fetch the file again") from None
-    missing = [number for number in range(count) if not (folder / f"{number}.tar").is_file()]
-    if missing:
-        raise DatasetError(f"{folder / f'{missing[0]}.tar'}: missing, though nshards.txt says {count}; fetch it again")
-    return count
 
 
 def _prompts_of(name: str, template_set: str) -> tuple[list[str], list[str] | dict[str, list[str]]]:

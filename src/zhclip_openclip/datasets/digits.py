@@ -23,6 +23,8 @@ class Digits:
     """Map-style data set of (image, label) pairs; `transform` gets an RGB image of 8 x 8 pixels, white on black.
 
     classes: English class names, "0" to "9". targets: label of every image.
+
+    Raises DatasetError: no such split.
     """
 
     classes = [str(digit) for digit in range(10)]

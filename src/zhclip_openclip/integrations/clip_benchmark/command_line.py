@@ -221,5 +221,7 @@ def _finish(evaluation: Evaluation) -> None:
         skipped = getattr(dataset, "skipped", None)
         if skipped:
             more["skipped_images"] = {"count": len(skipped), "images": [list(entry) for entry in skipped]}
+            if texts := getattr(dataset, "skipped_texts", None):
+                more["skipped_images"]["texts"] = len(texts)
         more.update(evaluation.added)
     complete(evaluation.output.path, more)
