@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from zhclip_openclip._errors import printable
+
 #: What a cell can be told to be, from the best to the least known.
 VERDICTS = ("reproduced", "off", "no interval", "not run", "not published")
 
@@ -139,7 +141,7 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" + (f"; {self.way_out}" if self.way_out else "")
-        return " ".join(text.split())
+        return printable(" ".join(text.split()))
 
 
 @dataclass
