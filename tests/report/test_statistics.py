@@ -184,7 +184,7 @@ def test_interval_of_average_precision_is_scipys(metric):
             method="percentile",
             rng=np.random.default_rng(4),
         ).confidence_interval
-        assert statistics.interval(given, metric, resamples, seed=4) == pytest.approx(tuple(expected), abs=1e-12)
+        assert statistics.interval(given, metric, resamples, seed=4) == pytest.approx(tuple(expected), abs=1e-6)  # summed in float32 there
 
 
 def test_the_same_seed_gives_the_same_interval():

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from zhclip_openclip._errors import printable
+from zhclip_openclip._terminal import bar
+
 
 def gallery(
     result: Annotated[Path, typer.Argument(help="The result JSON of clip_benchmark, or the NPZ beside it.")],
@@ -23,5 +26,6 @@ def gallery(
     """Write one HTML file that shows what a model found: worst, best and random queries. Opens offline."""
     from zhclip_openclip.galleries.queries import write_gallery
 
-    path = write_gallery(result, output, dataset_root, split, number, seed, image_folder)
-    typer.echo(f"{path}: {path.stat().st_size / 1e6:,.1f} MB, opens in any browser without a network")
+    with bar("pictures") as progress:
+        path = write_gallery(result, output, dataset_root, split, number, seed, image_folder, progress)
+    typer.echo(f"{printable(str(path))}: {path.stat().st_size / 1e6:,.1f} MB, opens in any browser without a network")

@@ -71,7 +71,7 @@ def reproduce(
 
     if as_json and not dry_run:
         raise typer.BadParameter("--json shows the plan alone; add --dry-run")
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False, emoji=False)
     if offline_demo:
         if models or datasets or data_root:
             raise typer.BadParameter("--offline-demo has its own model and data; leave out --models and the like")
@@ -152,11 +152,11 @@ def _run(plan: Plan, console: Console, cache: Path | None) -> list[Outcome]:
 
 
 def _report(output: Path, console: Console) -> None:
-    from rich.markup import escape
-
+    from zhclip_openclip._errors import printable
+    from zhclip_openclip._terminal import literal
     from zhclip_openclip.reproduction.run import write_report
 
     page, problems = write_report(output)
     for problem in problems:
-        console.print(f"[yellow]note[/]: {escape(problem)}", soft_wrap=True)
-    console.print(f"report: {page}", markup=False, soft_wrap=True)
+        console.print(f"[yellow]note[/]: {literal(problem)}", soft_wrap=True)
+    console.print(printable(f"report: {page}"), markup=False, soft_wrap=True)
