@@ -184,7 +184,8 @@ def test_interval_of_average_precision_is_scipys(metric):
             method="percentile",
             rng=np.random.default_rng(4),
         ).confidence_interval
-        assert statistics.interval(given, metric, resamples, seed=4) == pytest.approx(tuple(expected), abs=1e-6)  # summed in float32 there
+        # The plain one is summed in float32.
+        assert statistics.interval(given, metric, resamples, seed=4) == pytest.approx(tuple(expected), abs=1e-6)
 
 
 def test_the_same_seed_gives_the_same_interval():

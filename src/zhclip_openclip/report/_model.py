@@ -146,7 +146,8 @@ class Problem:
 
 @dataclass
 class Report:
-    """What the views show. sources: source key -> where the published values are from."""
+    """What the views show. sources: source key -> where the published values are from. pairs: of runs that p is
+    corrected for, more than `comparisons` has where there are too many to compare them all."""
 
     tables: list[Table] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -156,3 +157,8 @@ class Report:
     resamples: int = 0
     seed: int = 0
     sources: dict[str, str] = field(default_factory=dict)
+    pairs: int = 0
+
+    @property
+    def corrected_for(self) -> int:
+        return max(self.pairs, len(self.comparisons))

@@ -95,5 +95,5 @@ def explanation(report: Report) -> str:
 def comparison_explanation(report: Report) -> str:
     return (
         "Pairs of our runs on the same samples, tested in pairs; p is corrected for the number of comparisons (Holm; "
-        f"{len(report.comparisons)}), and a difference is significant where that is at most {1 - report.level:.2g}."
+        f"{report.corrected_for:,}), and a difference is significant where that is at most {1 - report.level:.2g}."
     )
