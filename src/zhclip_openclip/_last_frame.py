@@ -26,14 +26,6 @@ def last_line(error: Exception) -> str:
     return f"{type(error).__name__}{': ' + text if text else ''}; this is a bug, ZHCLIP_DEBUG=1 shows where"
 
 
-def is_ours(error: BaseException) -> bool:
-    """Whether an error was raised by this package itself, and not by what it calls or is called by."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith(f"{__package__}.")
-
-
 def spell_out() -> None:
     """From here on a character that the terminal or pipe does not have is written as `\\u4e2d`, and is no error."""
     for stream in (sys.stdout, sys.stderr):

@@ -86,6 +86,7 @@ def read_result(path: Path) -> Result:
     if not metrics:
         raise Unusable(path, "has no metric that can be reported", AGAIN)
     skipped, wrong = _skipped(path, described.get("skipped_images"))
+    wrong += _incomplete(path, described.get("incomplete"))
     kind = next((key for key in ("per_sample", "per_query") if described.get(key)), None)
     return Result(
         path=path,
@@ -218,6 +219,14 @@ def _skipped(path: Path, skipped: Any) -> tuple[int, list[Problem]]:
         return 0, []
     what = f"{_short(str(count))} images could not be read and are not in its metrics"
     return count, [Problem(str(path), what, "its figures are of fewer samples than others'")]
+
+
+def _incomplete(path: Path, incomplete: Any) -> list[Problem]:
+    if not isinstance(incomplete, dict):
+        return []
+    here, published = shown(incomplete.get("images")), shown(incomplete.get("published"))
+    what = f"was evaluated on {here} images, and {published} are published"
+    return [Problem(str(path), what, "its figures are of other samples than the published ones")]
 
 
 def _gallery(path: Path, named: Any) -> Path | None:

@@ -43,17 +43,20 @@ def _columns(plan: Plan) -> list[tuple[Weights, str]]:
 
 
 def _show_models(plan: Plan, console: Console) -> None:
+    from rich.markup import escape
+
     columns = _columns(plan)
     several = len({templates for _, templates in columns}) > 1
     for number, (weights, templates) in enumerate(columns, 1):
         size = f"{weights.bytes / 1e9:,.1f} GB"
-        where = f"{size} here" if weights.here else f"[yellow]about {size} to fetch[/] from {literal(weights.source)}"
-        with_templates = f", templates {literal(templates)}" if several else ""
-        console.print(f"[bold]{number:>2}[/] {literal(weights.title)}{with_templates}: {where}", soft_wrap=True)
+        where = f"{size} here" if weights.here else f"[yellow]about {size} to fetch[/] from {escape(weights.source)}"
+        with_templates = f", templates {escape(templates)}" if several else ""
+        console.print(f"[bold]{number:>2}[/] {escape(weights.title)}{with_templates}: {where}", soft_wrap=True)
     console.print()
 
 
 def _show_cells(plan: Plan, console: Console) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     signs = {"run": "[bold cyan]●[/]", "finished": "[green]✓[/]", "missing": "[dim]–[/]"}
@@ -82,7 +85,7 @@ def _show_cells(plan: Plan, console: Console) -> None:
     console.print("  ".join(f"{sign} {word}" for sign, word in zip(signs.values(), _WORDS, strict=True)))
     for cell in plan.cells:
         if cell.note and cell.state != "missing":
-            console.print(f"[yellow]{literal(cell.title)}[/]: {literal(cell.note)}", soft_wrap=True)
+            console.print(f"[yellow]{escape(cell.title)}[/]: {escape(cell.note)}", soft_wrap=True)
 
 
 def _read_as(found: Found) -> str:
@@ -92,13 +95,15 @@ def _read_as(found: Found) -> str:
 
 
 def _show_missing(plan: Plan, console: Console) -> None:
+    from rich.markup import escape
+
     if not plan.missing:
         return
     known = sum(entry.gb or 0 for entry, _ in plan.missing)
     console.print(f"\n[bold]Missing[/]: {len(plan.missing)} data sets, {known:,.1f} GB where the size is known")
     for entry, data in plan.missing:
         size = f"{entry.gb:g} GB" if entry.gb is not None else "size unknown"
-        console.print(f"  [bold]{literal(entry.name)}[/] ({size}): {literal(entry.get)}", soft_wrap=True)
-        console.print(f"    [dim]{literal(entry.place)}[/]", soft_wrap=True)
+        console.print(f"  [bold]{entry.name}[/] ({size}): {escape(entry.get)}", soft_wrap=True)
+        console.print(f"    [dim]{escape(entry.place)}[/]", soft_wrap=True)
         if not data.absent:
-            console.print(f"    [yellow]there, but: {literal(data.reason)}[/]", soft_wrap=True)
+            console.print(f"    [yellow]there, but: {escape(data.reason)}[/]", soft_wrap=True)

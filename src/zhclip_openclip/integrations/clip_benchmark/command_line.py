@@ -9,7 +9,6 @@ from pathlib import Path
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip._files import whole_file
-from zhclip_openclip._last_frame import is_ours, last_line
 from zhclip_openclip.families import find
 from zhclip_openclip.integrations.clip_benchmark import datasets, options
 from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running
@@ -71,14 +70,14 @@ def main(original):
 
 
 class plain_errors:
-    """Ends the program with one line where an error of ours says all there is to say, or is a bug of ours."""
+    """Ends the program with one line where an error of ours says all there is to say."""
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception) and (isinstance(error, ZhclipError) or is_ours(error)):
-            raise SystemExit(f"clip_benchmark: error: {last_line(error)}") from error
+        if kind is not None and issubclass(kind, ZhclipError):
+            raise SystemExit(f"clip_benchmark: error: {error}") from error
         return False
 
 
