@@ -156,11 +156,10 @@ def link(address: str | None) -> str | None:
     if not address:
         return None
     try:
-        parts = urlsplit(address.strip())
+        parts, quoted = urlsplit(address.strip()), quote(os.fsencode(address))  # bytes that are no UTF-8 stay
     except ValueError:
         return None
-    elsewhere = parts.scheme or parts.netloc or address.startswith(("/", "\\"))
-    return None if elsewhere else quote(os.fsencode(address))  # bytes that are no UTF-8 stay what they are
+    return None if parts.scheme or parts.netloc or address.startswith(("/", "\\")) else quoted
 
 
 # ---------------------------------------------------------------- what the template takes

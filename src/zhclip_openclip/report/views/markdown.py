@@ -52,7 +52,7 @@ def _comparisons(report: Report) -> str:
         names = (_text.where(report, one), one.better, one.worse)
         figures = (_text.p_value(one.p), _text.p_value(one.p_corrected), "yes" if one.significant else "no")
         ends = _text.interval(one.low, one.high)
-        lines.append([*map(_escaped, names), f"+{one.difference:.2f}", ends, *map(_escaped, figures), one.test])
+        lines.append([*map(_escaped, names), f"+{one.difference:.2f}", ends, *map(_escaped, (*figures, one.test))])
     return _rows(lines)
 
 
