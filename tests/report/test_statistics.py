@@ -365,3 +365,10 @@ def test_holm_by_hand():
     assert [value for value, _ in found] == pytest.approx([expected[index] for index in range(5)])
     assert [decided for _, decided in found] == [expected[index] <= 0.05 for index in range(5)]
     assert list(statistics.holm([])) == []
+
+
+def test_holm_counts_what_is_not_asked():
+    p = [0.01, 0.0004, 0.03]
+    expected = list(statistics.holm([*p, *[1.0] * 97]))[:3]
+    assert list(statistics.holm(p, unasked=97)) == expected
+    assert [value for value, _ in expected] == pytest.approx([0.99, 0.04, 1.0])
