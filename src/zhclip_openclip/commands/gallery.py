@@ -19,7 +19,7 @@ def gallery(
         typer.Option(help="The data that was scored, or the URL of its shards; by default the folder of RESULT."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="By default the one that was scored.")] = None,
-    number: Annotated[int, typer.Option(min=1, help="Queries a section.")] = 12,
+    number: Annotated[int, typer.Option(min=1, help="Queries a section; a page has 200 MB of pictures at most.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Of the random queries.")] = 0,
     image_folder: Annotated[Path | None, typer.Option(help="Where the pictures are, if not below the data.")] = None,
 ) -> None:

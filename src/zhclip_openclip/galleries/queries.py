@@ -32,7 +32,7 @@ TOP = 5
 _THUMBNAIL = 240  # pixels of the longer side: sharp at the 150 CSS pixels of a tile, some 8 kB
 _QUALITY = 80
 _MOST_RIGHT = {"image_retrieval": 2, "text_retrieval": 5}
-#: Bytes of pictures on a page: the sections of 240 queries of MUGE. Browsers take seconds to open that.
+#: Bytes of pictures on a page. A choice: a page has to be sent to somebody, and a browser keeps all of it in memory.
 PAGE_LIMIT = 200_000_000
 _TRIED = 24  # pictures that the size of the page is told from
 _BANDS = ((1, 1), (2, 5), (6, 10), (11, 100), (101, None))
@@ -255,8 +255,8 @@ class _Shelf:
                 if size > PAGE_LIMIT:
                     raise ZhclipError(
                         f"--number {number} makes a page of about {size / 1e6:,.0f} MB with {len(places):,} pictures, "
-                        f"and no browser is quick with more than {PAGE_LIMIT / 1e6:,.0f}; --number "
-                        f"{max(1, int(number * PAGE_LIMIT / size))} has about that"
+                        f"more than the {PAGE_LIMIT / 1e6:,.0f} MB that a page may have; --number "
+                        f"{max(1, int(0.95 * number * PAGE_LIMIT / size))} has about that"
                     )
             if progress:
                 progress(count, len(different))
