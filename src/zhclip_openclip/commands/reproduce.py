@@ -74,7 +74,7 @@ def reproduce(
 
     if as_json and not dry_run:
         raise typer.BadParameter("--json shows the plan alone; add --dry-run")
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False, emoji=False)
     if offline_demo:
         if models or datasets or data_root:
             raise typer.BadParameter("--offline-demo has its own model and data; leave out --models and the like")
@@ -169,9 +169,8 @@ def _run(plan: Plan, console: Console, cache: Path | None, wait: float) -> list[
 
 def _report(output: Path, console: Console, needed: bool) -> None:
     """needed: there are new results, so that a page that cannot be written is an error."""
-    from rich.markup import escape
-
     from zhclip_openclip._errors import ZhclipError, printable
+    from zhclip_openclip._terminal import literal
     from zhclip_openclip.reproduction.run import write_report
 
     try:
@@ -179,8 +178,8 @@ def _report(output: Path, console: Console, needed: bool) -> None:
     except ZhclipError as error:
         if needed or "cannot be written" not in str(error):
             raise
-        console.print(f"[yellow]note[/]: {escape(str(error))}; nothing new would be in it", soft_wrap=True)
+        console.print(f"[yellow]note[/]: {literal(str(error))}; nothing new would be in it", soft_wrap=True)
         return
     for problem in problems:
-        console.print(f"[yellow]note[/]: {escape(printable(problem))}", soft_wrap=True)
-    console.print(f"report: {printable(str(page))}", markup=False, soft_wrap=True)
+        console.print(f"[yellow]note[/]: {literal(problem)}", soft_wrap=True)
+    console.print(printable(f"report: {page}"), markup=False, soft_wrap=True)

@@ -84,7 +84,7 @@ class Plain:
         return f"about {duration(max(0.0, seconds * slower))} left"
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, soft_wrap=True)
 
 
 class Live(Plain):
@@ -95,7 +95,7 @@ class Live(Plain):
 
         super().__init__(plan, console)
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
@@ -123,13 +123,13 @@ class Live(Plain):
     def start(self, cell: Cell) -> None:
         super().start(cell)
         self._bars.update(self._all, count=f"{self._number}/{self._total}")
-        self._bars.reset(self._one, total=None, description=f"{cell.title}: loading", count="", visible=True)
+        self._bars.reset(self._one, total=None, description=printable(f"{cell.title}: loading"), count="", visible=True)
 
     def progress(self, stage: str, done: int, total: int | None, reused: int) -> None:
         super().progress(stage, done, total, reused)
         of = f"/{total:,}" if total else ""
         count = f"{done:,}{of} {stage}{self._rate() if stage == 'images' else ''}"
-        self._bars.update(self._one, description=self._cell.title, completed=done, total=total, count=count)
+        self._bars.update(self._one, description=printable(self._cell.title), completed=done, total=total, count=count)
         if stage == "images" and total:
             self._bars.update(self._all, completed=self._before + self._weight(self._cell) * 0.95 * done / total)
 
@@ -147,4 +147,4 @@ class Live(Plain):
 
     def _say(self, line: str) -> None:
         if not line.endswith(": loading") and " left" not in line:  # the bars say that
-            self._bars.console.print(line, markup=False, soft_wrap=True)
+            self._bars.console.print(printable(line), markup=False, soft_wrap=True)

@@ -297,8 +297,8 @@ def write_report(output: Path) -> tuple[Path, list[str]]:
 
     Raises ZhclipError: it cannot be written.
     """
+    from zhclip_openclip.report import views
     from zhclip_openclip.report.build import build
-    from zhclip_openclip.report.views.html import render
 
     page, parts = output / REPORT, output / PARTS
     end = time.monotonic() + REPORT_WAIT
@@ -308,9 +308,7 @@ def write_report(output: Path) -> tuple[Path, list[str]]:
             with _workplace.locked(parts / f"{REPORT}.lock") as mine:
                 if mine or time.monotonic() >= end:
                     report = build([output], links_from=output)
-                    with _workplace.nameless(parts) as part:
-                        (part / page.name).write_text(render(report), encoding="utf-8", errors="backslashreplace")
-                        _workplace.move(part, output, page.name)
+                    views.write(report, "html", page)
                     return page, [str(problem) for problem in report.problems]
             time.sleep(PAUSE)
     except OSError as error:
