@@ -229,10 +229,10 @@ def _work(folder):
 
 
 def _killed_at(number, folder):
-    """`_work` in a process of its own, which dies just before it changes the folder for that time; its exit code."""
+    """`_work` in a process of its own, which dies just before it changes the folder for that time; its number."""
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return child
     left = number
     events = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.utime", "tempfile.mkstemp")
 
@@ -260,13 +260,36 @@ def _killed_at(number, folder):
     os._exit(0)
 
 
+def _exit_code(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_kills_beside_others_on_one_folder(tmp_path, capfd):
+    """Two die at other moments each time, one goes on: it has no error, and nobody ever reads what was not written."""
+    cache = FeatureCache(tmp_path / "cache", 10**9)
+    for number in range(0, 40, 3):
+        children = [_killed_at(at, cache.folder) for at in (number, number + 1, 10**6)]
+        for _ in range(5):
+            for name in (NAME, OTHER):
+                found = place(cache, name).read()
+                assert found is None or torch.equal(found.features, stored(rows=16, seed=2).features)
+            for (start, _), block in place(cache).read_blocks(8, rows_of(8)).items():
+                assert torch.equal(block.features, stored(rows=8, seed=start).features)
+            cache.entries(), cache.leftovers(), cache.place(NAME, TRIAL)
+        codes = [_exit_code(child) for child in children]
+        assert codes[2] == 0 and set(codes[:2]) <= {0, 9}
+    cache.clear()
+    assert not cache.folder.exists() and "damaged" not in capfd.readouterr().err
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_kill_at_every_write_costs_time_and_nothing_else(tmp_path, capfd):
     """Whatever is there is what was written; a run that comes next finds nothing in its way, and what the kill has left
     is counted, and gone when it is old."""
     for number in range(200):
         folder = tmp_path / str(number)
-        code = _killed_at(number, folder)
+        code = _exit_code(_killed_at(number, folder))
         cache = FeatureCache(folder, 10**9)
         for name in (NAME, OTHER):
             found = place(cache, name).read()

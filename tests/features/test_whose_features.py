@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import textwrap
 import types
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from tests.support.processes import torchrun
 from zhclip_openclip.datasets.digits import Digits
 from zhclip_openclip.features import fingerprint, trial, using
 from zhclip_openclip.features._tower import described
@@ -473,3 +475,61 @@ def test_a_classifier_and_scores_that_are_not_finite(tiny):
         classification.run_classification(model, classifier, loader(transform), "cpu", False)
     with pytest.raises(FiniteError, match="digits: scores that are not finite"):
         classification.evaluate(torch.full((3, 10), torch.nan), torch.zeros(3).long(), list("0123456789"), "digits")
+
+
+# ---------------------------------------------------------------- two processes
+
+RANKS = """
+    import sys
+    import numpy as np
+    import open_clip
+    import torch
+    from pathlib import Path
+    from zhclip_openclip.datasets.digits import Digits
+    from zhclip_openclip.features import ranks, using
+    from zhclip_openclip.features.image_pass import ImagePass
+
+    cache = Path(sys.argv[1])
+    model, _, transform = open_clip.create_model_and_transforms("zhclip-tiny", pretrained="digits")
+    model.eval()
+    digits = Digits("test", transform)
+    digits.images, digits.targets = digits.images[:24], digits.targets[:24]
+    loader = torch.utils.data.DataLoader(digits, batch_size=8)
+
+
+    def reused(**settings):
+        ranks.next_cell()
+        with using(**settings):
+            images = ImagePass(model, loader, "cpu", False, "digits")
+            made = [features for features, _ in images]
+        ranks.end_cell()
+        return images.reused
+
+
+    with ranks.joined():
+        first = ranks.rank() == 0
+        assert [reused(cache=cache), reused(cache=cache)] == [0, 24]
+        # One has no cache, one a tower that gives other features, one random pictures: then none of them keeps any.
+        assert reused(cache=cache if first else None) == 0
+        hook = model.visual.register_forward_hook(lambda module, given, result: result.roll(1) if not first else result)
+        before = len(list(cache.iterdir()))
+        try:
+            reused(cache=cache)
+        except Exception as error:
+            raise AssertionError(str(error))
+        hook.remove()
+        digits.transform = (lambda image: transform(image.rotate(np.random.rand()))) if first else transform
+        reused(cache=cache)
+        digits.transform = transform
+        assert len(list(cache.iterdir())) == before and reused(cache=cache) == 24
+        (cache / f"ended-{ranks.rank()}").touch()
+"""
+
+
+def test_processes_decide_together_what_is_kept(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(RANKS), encoding="utf-8")
+    done = torchrun(2, script, tmp_path / "cache", timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in (tmp_path / "cache").glob("ended-*")} == {"ended-0", "ended-1"}
+    assert "other features in another process" in done.stdout and "from time to time" in done.stdout

@@ -25,14 +25,17 @@ from typing import Any
 import torch
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.features._deadline import Deadline, end_process
 from zhclip_openclip.features._roll_call import INTERVAL, Elsewhere, Lost, RollCall
 from zhclip_openclip.features.settings import read_size
 
 __all__ = ["Elsewhere", "RankFailed"]
 
 #: Names of the environment variables.
-GATHER, PATIENCE = "ZHCLIP_GATHER_LIMIT", "ZHCLIP_RANK_TIMEOUT"
-DEFAULT_GATHER, DEFAULT_PATIENCE = "4 GB", 300.0
+GATHER, PATIENCE, STALL = "ZHCLIP_GATHER_LIMIT", "ZHCLIP_RANK_TIMEOUT", "ZHCLIP_RANK_STALL_TIMEOUT"
+DEFAULT_GATHER, DEFAULT_PATIENCE, DEFAULT_STALL = "4 GB", 300.0, 7 * 24 * 3600.0
+#: Seconds in which PyTorch says itself that it has found nobody, before we do.
+_JOIN_GRACE = 15.0
 #: Rank, number of ranks and rank on the machine, as launchers tell them: torchrun, MPICH and its kind, Open MPI, srun.
 #: The same variables as `clip_benchmark eval --distributed` reads, but those of one launcher together, and of SLURM the
 #: size of the step: a batch script itself has SLURM_NTASKS set and is one process.
@@ -171,13 +174,17 @@ def _join(place: Place) -> _World:
     import torch.distributed as dist
 
     device = _take_device(place)
-    seconds = _patience()
+    seconds, stall = _seconds(PATIENCE, DEFAULT_PATIENCE), _seconds(STALL, DEFAULT_STALL)
     _find_each_other(place)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    missing = f"rank {place.rank} of {place.size} did not find the others at {address} within {seconds:.0f} s"
+    advice = "all have to be started, with the same MASTER_ADDR and MASTER_PORT"
+    deadline = Deadline(seconds + _JOIN_GRACE, lambda: end_process(f"zhclip eval: error: {missing}; {advice}"))
     try:
         limit = timedelta(seconds=seconds)
         store, _, _ = next(dist.rendezvous("env://", place.rank, place.size, timeout=limit))
-        roll = RollCall(dist.PrefixStore("zhclip", store), place.rank, place.size, seconds)
+        deadline.heard()
+        roll = RollCall(dist.PrefixStore("zhclip", store), place.rank, place.size, seconds, deadline, stall)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=dist.PrefixStore("torch", store),
@@ -185,21 +192,30 @@ def _join(place: Place) -> _World:
             world_size=place.size,
             timeout=_TRANSFER_LIMIT,
         )
+        deadline.heard()
         control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
     except (RuntimeError, ValueError) as error:  # what PyTorch's stores and groups raise
-        raise ZhclipError(
-            f"rank {place.rank} of {place.size} did not find the others at {address} within {seconds:.0f} s "
-            f"({' '.join(str(error).split())[:200]}); all have to be started, with the same MASTER_ADDR and MASTER_PORT"
-        ) from None
+        deadline.stop()
+        raise ZhclipError(f"{missing} ({' '.join(str(error).split())[:200]}); {advice}") from None
+    except BaseException:
+        deadline.stop()
+        raise
     roll.start()
     return _World(place, roll, control, device)
 
 
-def _patience() -> float:
+def _seconds(name: str, default: float) -> float:
+    """The value of an environment variable.
+
+    Raises ZhclipError: no number above 0.
+    """
     try:
-        return float(os.environ.get(PATIENCE) or DEFAULT_PATIENCE)
+        value = float(os.environ.get(name) or default)
     except ValueError:
-        raise ZhclipError(f"{PATIENCE}={os.environ[PATIENCE]}: not a number of seconds; the default is 300") from None
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise ZhclipError(f"{name}={os.environ[name]}: not a number of seconds; the default is {default:.0f}")
+    return value
 
 
 def _find_each_other(place: Place) -> None:
