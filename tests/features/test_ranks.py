@@ -17,7 +17,7 @@ import torch
 from tests.support import wds_shards
 from tests.support.processes import torchrun
 from zhclip_openclip._errors import ZhclipError
-from zhclip_openclip.features import _deadline, _roll_call, image_pass, ranks
+from zhclip_openclip.features import _deadline, _launch, _roll_call, image_pass, ranks
 from zhclip_openclip.features._deadline import Deadline
 from zhclip_openclip.features.stream import StreamLayout, count_samples
 
@@ -93,7 +93,7 @@ def test_bad_settings_name_themselves(monkeypatch):
     for value in ("soon", "nan", "inf", "-1", "0"):
         monkeypatch.setenv(ranks.PATIENCE, value)
         with pytest.raises(ZhclipError, match=f"ZHCLIP_RANK_TIMEOUT={value}: not a number of seconds; .* is 300"):
-            ranks._seconds(ranks.PATIENCE, ranks.DEFAULT_PATIENCE)
+            _launch.seconds(ranks.PATIENCE, ranks.DEFAULT_PATIENCE)
     monkeypatch.setenv(ranks.GATHER, "lots")
     with pytest.raises(ZhclipError, match="ZHCLIP_GATHER_LIMIT=lots: not a size"):
         ranks.gather_limit()
@@ -103,9 +103,9 @@ def test_an_address_is_needed(monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ZhclipError, match="MASTER_ADDR and MASTER_PORT not set"):
-        ranks._find_each_other(ranks.Place(1, 8))
+        _launch.find_each_other(ranks.Place(1, 8))
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "8")  # all on this machine
-    ranks._find_each_other(ranks.Place(1, 8))
+    _launch.find_each_other(ranks.Place(1, 8))
 
 
 # ---------------------------------------------------------------- streams

@@ -26,25 +26,17 @@ import torch
 
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.features._deadline import Deadline, end_process
+from zhclip_openclip.features._launch import Place, find_each_other, place_from_environment, seconds, take_device
 from zhclip_openclip.features._roll_call import INTERVAL, Elsewhere, Lost, RollCall
 from zhclip_openclip.features.settings import read_size
 
-__all__ = ["Elsewhere", "RankFailed"]
+__all__ = ["Elsewhere", "Place", "RankFailed", "place_from_environment"]
 
 #: Names of the environment variables.
 GATHER, PATIENCE, STALL = "ZHCLIP_GATHER_LIMIT", "ZHCLIP_RANK_TIMEOUT", "ZHCLIP_RANK_STALL_TIMEOUT"
 DEFAULT_GATHER, DEFAULT_PATIENCE, DEFAULT_STALL = "4 GB", 300.0, 7 * 24 * 3600.0
 #: Seconds in which PyTorch says itself that it has found nobody, before we do.
 _JOIN_GRACE = 15.0
-#: Rank, number of ranks and rank on the machine, as launchers tell them: torchrun, MPICH and its kind, Open MPI, srun.
-#: The same variables as `clip_benchmark eval --distributed` reads, but those of one launcher together, and of SLURM the
-#: size of the step: a batch script itself has SLURM_NTASKS set and is one process.
-_LAUNCHERS = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-)
 #: Bytes that go over the wire at once; on a GPU a buffer of this size is needed.
 _CHUNK = 64 * 2**20
 #: Of one transfer. Waiting for others is no transfer: see `_roll_call.py`.
@@ -62,15 +54,6 @@ class RankFailed(ZhclipError):
         self.code, self.told, self.lost = code, told, lost
 
 
-@dataclass(frozen=True)
-class Place:
-    """rank: of `size` processes. local: rank among those on this machine."""
-
-    rank: int = 0
-    size: int = 1
-    local: int = 0
-
-
 @dataclass
 class _World:
     place: Place
@@ -85,15 +68,6 @@ _world: _World | None = None
 
 
 # ---------------------------------------------------------------- who is who
-
-
-def place_from_environment() -> Place:
-    """What the launcher says; rank 0 of 1 without any."""
-    for rank_name, size_name, local_name in _LAUNCHERS:
-        if os.environ.get(rank_name) and os.environ.get(size_name):
-            local = next((os.environ[name] for *_, name in [(local_name,), *_LAUNCHERS] if os.environ.get(name)), "0")
-            return Place(int(os.environ[rank_name]), int(os.environ[size_name]), int(local))
-    return Place()
 
 
 def rank() -> int:
@@ -173,18 +147,18 @@ def _failure(error: BaseException, roll: RollCall, place: Place) -> RankFailed:
 def _join(place: Place) -> _World:
     import torch.distributed as dist
 
-    device = _take_device(place)
-    seconds, stall = _seconds(PATIENCE, DEFAULT_PATIENCE), _seconds(STALL, DEFAULT_STALL)
-    _find_each_other(place)
+    device = take_device(place)
+    patience, stall = seconds(PATIENCE, DEFAULT_PATIENCE), seconds(STALL, DEFAULT_STALL)
+    find_each_other(place)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    missing = f"rank {place.rank} of {place.size} did not find the others at {address} within {seconds:.0f} s"
+    missing = f"rank {place.rank} of {place.size} did not find the others at {address} within {patience:.0f} s"
     advice = "all have to be started, with the same MASTER_ADDR and MASTER_PORT"
-    deadline = Deadline(seconds + _JOIN_GRACE, lambda: end_process(f"zhclip eval: error: {missing}; {advice}"))
+    deadline = Deadline(patience + _JOIN_GRACE, lambda: end_process(f"zhclip eval: error: {missing}; {advice}"))
     try:
-        limit = timedelta(seconds=seconds)
+        limit = timedelta(seconds=patience)
         store, _, _ = next(dist.rendezvous("env://", place.rank, place.size, timeout=limit))
         deadline.heard()
-        roll = RollCall(dist.PrefixStore("zhclip", store), place.rank, place.size, seconds, deadline, stall)
+        roll = RollCall(dist.PrefixStore("zhclip", store), place.rank, place.size, patience, deadline, stall)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=dist.PrefixStore("torch", store),
@@ -202,45 +176,6 @@ def _join(place: Place) -> _World:
         raise
     roll.start()
     return _World(place, roll, control, device)
-
-
-def _seconds(name: str, default: float) -> float:
-    """The value of an environment variable.
-
-    Raises ZhclipError: no number above 0.
-    """
-    try:
-        value = float(os.environ.get(name) or default)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise ZhclipError(f"{name}={os.environ[name]}: not a number of seconds; the default is {default:.0f}")
-    return value
-
-
-def _find_each_other(place: Place) -> None:
-    """torchrun says where rank 0 is; other launchers do not."""
-    here = {"OMPI_COMM_WORLD_LOCAL_SIZE": place.size, "MPI_LOCALNRANKS": place.size, "SLURM_STEP_NUM_NODES": 1}
-    if any(os.environ.get(name) == str(value) for name, value in here.items()):
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29500")
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if missing:
-        raise ZhclipError(
-            f"{' and '.join(missing)} not set: export the address of rank 0's machine as MASTER_ADDR and a free port "
-            "of it as MASTER_PORT for all processes, or start them with torchrun"
-        )
-
-
-def _take_device(place: Place) -> torch.device:
-    """The GPU of this process becomes the current one, which `cuda` without a number means."""
-    import torch.distributed as dist
-
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    # SLURM can give each process a GPU of its own, which then is number 0 for each.
-    torch.cuda.set_device(place.local % torch.cuda.device_count())
-    return torch.device("cuda", torch.cuda.current_device()) if dist.is_nccl_available() else torch.device("cpu")
 
 
 def _compare_machines(world: _World) -> None:
