@@ -60,13 +60,21 @@ def reading(path: str | os.PathLike[str], error: type[ZhclipError] = ZhclipError
     except ZhclipError:
         raise
     except Exception as cause:
-        raise error(f"{path}: {reason_of(cause)}{'; ' + advice if advice else ''}") from cause
+        raise error(f"{_place(path, cause)}: {reason_of(cause)}{'; ' + advice if advice else ''}") from cause
+
+
+def _place(path: str | os.PathLike[str], cause: Exception) -> str:
+    """The file, and where in it JSON ends to be JSON; `path` may have a line of its own already."""
+    if not isinstance(cause, json.JSONDecodeError):
+        return str(path)
+    line = "" if ", line " in str(path) else f", line {cause.lineno}"
+    return f"{path}{line}, column {cause.colno}"
 
 
 def reason_of(cause: BaseException) -> str:
     """What an exception says, in a few words; its kind where its text alone would puzzle."""
     if isinstance(cause, json.JSONDecodeError):
-        return f"not JSON (line {cause.lineno}, column {cause.colno}: {cause.msg})"
+        return f"not JSON ({cause.msg})"
     if isinstance(cause, UnicodeDecodeError):
         return f"not {cause.encoding.upper()} (byte {cause.start})"
     if isinstance(cause, RecursionError):

@@ -23,6 +23,7 @@ import warnings
 # is needed: model, hf_model, pretrained and tokenizer are loaded by then.
 HOOKS = {
     "open_clip.factory": "zhclip_openclip.integrations.open_clip:hook_factory",
+    "open_clip.push_to_hf_hub": "zhclip_openclip.integrations.open_clip:hook_push",
     "clip_benchmark.models": "zhclip_openclip.integrations.clip_benchmark:hook_models",
     "clip_benchmark.models.nllb_clip": "zhclip_openclip.integrations.clip_benchmark:hook_nllb",
     "clip_benchmark.model_collection": "zhclip_openclip.integrations.clip_benchmark:hook_model_collection",

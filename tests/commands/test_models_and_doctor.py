@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from typer.testing import CliRunner
 
 from zhclip_openclip.commands import app
-from zhclip_openclip.commands.doctor import PACKAGES
+from zhclip_openclip.commands.doctor import PACKAGES, TESTED, _needed, judge
 from zhclip_openclip.commands.models import rows
 from zhclip_openclip.families import all_families
 
@@ -77,3 +79,44 @@ def test_doctor_names_a_failed_hook(monkeypatch):
     monkeypatch.setitem(autoload.FAILED, "open_clip.factory", "AttributeError: no attribute 'create_model'")
     result = run("doctor")
     assert result.exit_code == 1 and "not hooked: AttributeError" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "needed", "problem", "warning"),
+    [
+        ("open_clip_torch", "3.3.0", ">=3.3", "", ""),
+        ("open_clip_torch", "3.3.7.post1", ">=3.3", "", ""),
+        ("open_clip_torch", "3.4.0", ">=3.3", "", "pip install 'open_clip_torch<3.4'"),
+        ("open_clip_torch", "4.2.0.dev0", ">=3.3", "", "pip install 'open_clip_torch<3.4'"),
+        ("open_clip_torch", "2.30.0", ">=3.3", "pip install 'open_clip_torch>=3.3'", ""),
+        ("transformers", "5.99.1", ">=5.0", "", ""),
+        ("transformers", "6.0.0", ">=5.0", "", "pip install 'transformers<6'"),
+        ("torch", "2.6.0+cu124", ">=2.6", "", ""),
+        ("torch", "3.0", ">=2.6", "", "pip install 'torch<2."),
+        ("torch", "2.9.0a0+git1234", "", "", ""),
+        ("torch", "unknown", ">=2.6", "", "a version that says nothing"),
+    ],
+)
+def test_doctor_judges_versions_of_the_hosts(package, version, needed, problem, warning):
+    finding = judge(package, version, needed)
+    assert (bool(finding.problem), bool(finding.warning)) == (bool(problem), bool(warning))
+    assert problem in finding.problem and warning in finding.warning and version in finding.state
+
+
+def test_doctor_warns_of_a_host_beyond_those_tested(monkeypatch):
+    """A warning is no problem: the exit code stays 0, if all else is well."""
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "4.2.0.dev0" if name == "open_clip_torch" else real(name))
+    result = run("doctor")
+    told = " ".join(result.output.split())
+    assert "4.2.0.dev0, newer than what was tested (3.3)" in told and "1 to know: open_clip_torch: if something" in told
+    findings = json.loads(run("doctor", "--json").output)
+    assert result.exit_code == (1 if any(finding["problem"] for finding in findings) else 0)
+    assert [finding["topic"] for finding in findings if finding["warning"]] == ["open_clip_torch"]
+
+
+def test_versions_tested_are_those_that_are_allowed():
+    """Every host that the doctor judges is a dependency, and no bound is above what was tested."""
+    for package, needed in _needed().items():
+        assert needed.startswith(">="), package
+        assert SpecifierSet(needed).contains(f"{TESTED[package]}.999"), package

@@ -11,10 +11,14 @@ import open_clip
 import pytest
 import torch
 
-from zhclip_openclip._errors import DownloadError
+from zhclip_openclip._errors import CheckpointError, DownloadError
+from zhclip_openclip.families import find
 
 cn_clip = pytest.importorskip("cn_clip.clip")
 from cn_clip.eval.data import _preprocess_text  # noqa: E402
+
+#: Small vocabularies stand in for the published ones; one test of their own looks at the warning.
+pytestmark = pytest.mark.filterwarnings("ignore:.* it is cut short, or of another model:UserWarning")
 
 VOCABULARY = Path(cn_clip.__file__).parent / "vocab.txt"
 SIMPLIFIED = "一只可爱的小猫坐在红色的沙发上看窗外的雨，两个穿着蓝色上衣的男人在草地上踢足球。黄昏时分城市街道车水马龙"
@@ -99,15 +103,50 @@ def test_default_length_is_that_of_chinese_clip(vocabulary):
 
 
 def test_zhclip_is_transformers_bert(vocabulary):
-    """ZH-CLIP, Taiyi-CLIP and CLIP-Chinese hand their texts to transformers as they are."""
+    """ZH-CLIP, Taiyi-CLIP and CLIP-Chinese hand their texts to transformers as they are.
+
+    Its default, to lower-case, is spelt out here since versions 5.0 to 5.2 have another.
+    """
     from transformers import BertTokenizerFast
 
     texts = sentences(500)
     folder = vocabulary / "thu-ml/zh-clip-vit-roberta-large-patch14"
-    theirs = BertTokenizerFast.from_pretrained(folder)(
+    theirs = BertTokenizerFast.from_pretrained(folder, do_lower_case=True)(
         texts, max_length=77, padding="max_length", truncation=True, return_tensors="pt"
     )
     assert torch.equal(open_clip.get_tokenizer("zhclip")(texts), theirs["input_ids"])
+
+
+CAPITALS = ["Hello T恤 é", "İstanbul NAÏVE Ünïcödé", "ＡＢＣ ÀÉÎ", "一只Cat"]
+
+
+@pytest.mark.parametrize("name", ["zhclip", "cnclip", "taiyiclip-vit-b-32", "clip-chinese"])
+@pytest.mark.parametrize("told", [None, {"init_inputs": []}, {"do_lower_case": None}, {"do_lower_case": True}])
+def test_capitals_do_not_depend_on_the_default_of_transformers(tmp_path, monkeypatch, name, told):
+    """transformers 5.0 to 5.2 keep them where neither argument nor file says otherwise, later ones do not."""
+    import inspect
+
+    import transformers
+
+    shutil.copy(VOCABULARY, tmp_path)
+    if told is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    expected = open_clip.get_tokenizer("zhclip", pretrained=str(tmp_path))(CAPITALS)
+
+    class OfVersion50(transformers.BertTokenizerFast):
+        def __init__(self, *args, do_lower_case=False, **kwargs):
+            super().__init__(*args, do_lower_case=do_lower_case, **kwargs)
+
+    assert inspect.signature(OfVersion50).parameters["do_lower_case"].default is False
+    monkeypatch.setattr(transformers, "BertTokenizerFast", OfVersion50)
+    ids = open_clip.get_tokenizer(name, pretrained=str(tmp_path), context_length=77)(CAPITALS)
+    assert torch.equal(ids, expected) and not (ids == 100).any()  # no [UNK]
+
+
+def test_a_folder_that_keeps_capitals_is_obeyed(tmp_path):
+    shutil.copy(VOCABULARY, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    assert 100 in open_clip.get_tokenizer("zhclip", pretrained=str(tmp_path))("Hello")
 
 
 # XLM-R's and LaBSE's
@@ -168,10 +207,10 @@ def test_sentencepiece_model_alone(tmp_path):
 
 
 def test_sentencepiece_model_without_the_packages_that_read_it(tmp_path, monkeypatch):
-    from zhclip_openclip.towers import tokenizer
+    from zhclip_openclip.towers import _tokenizer_files
 
     (tmp_path / "sentencepiece.bpe.model").write_bytes(b"whatever")
-    monkeypatch.setattr(tokenizer, "_is_installed", lambda name: False)
+    monkeypatch.setattr(_tokenizer_files, "is_installed", lambda name: False)
     with pytest.raises(RuntimeError, match="sentencepiece.bpe.model needs .*: pip install sentencepiece protobuf$"):
         open_clip.get_tokenizer("altclip", pretrained=str(tmp_path))
 
@@ -203,7 +242,9 @@ def test_an_installed_cn_clip_has_the_vocabulary(offline, caplog, name, tmp_path
 
 @pytest.mark.parametrize("name", ["altclip", "clip-chinese"])
 def test_no_vocabulary_is_an_error_that_names_the_repository(offline, name, tmp_path):
-    with pytest.raises(DownloadError, match="(BAAI/AltCLIP|YeungNLP/clip-vit-bert-chinese-1M): .* is not on this mach"):
+    told = "(BAAI/AltCLIP|YeungNLP/clip-vit-bert-chinese-1M): .* is not on this machine .* name their folder: "
+    told += rf"open_clip.get_tokenizer\('{find(name)[1].name}', pretrained=FOLDER\)$"
+    with pytest.raises(DownloadError, match=told):
         open_clip.get_tokenizer(name, cache_dir=str(tmp_path))
 
 
@@ -214,3 +255,201 @@ def test_tokenizer_files_are_downloaded(hub, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     tokenizer = open_clip.get_tokenizer("cnclip-vit-b-16", cache_dir=str(tmp_path))
     assert torch.equal(tokenizer("一只猫"), cn_clip.tokenize("一只猫"))
+
+
+# what is no tokenizer file, or not this model's
+
+WORDS = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "猫"])
+PAGE = b"<!DOCTYPE html><html><body>404</body></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 109540\n"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> dict[str, bytes]:
+    """The files of a BERT tokenizer that transformers itself wrote."""
+    from transformers import BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("good")
+    (folder / "vocab.txt").write_text(WORDS, encoding="utf-8")
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def changed(good, **change) -> bytes:
+    return json.dumps({**json.loads(good["tokenizer.json"]), **change}).encode()
+
+
+BAD = {
+    "vocabulary in UTF-16": ("vocab.txt", lambda good: WORDS.encode("utf-16"), "is a text in UTF-16, not a vocab"),
+    "vocabulary in GBK": (
+        "vocab.txt",
+        lambda good: f"{WORDS}\n{SIMPLIFIED}".encode("gbk"),
+        "not UTF-8.* a vocabulary is a text in UTF-8",
+    ),
+    "vocabulary behind a mark": ("vocab.txt", lambda good: WORDS.encode("utf-8-sig"), "begins with a byte order mark"),
+    "page as vocabulary": ("vocab.txt", lambda good: PAGE, "is an HTML page, not a vocabulary"),
+    "pointer as vocabulary": ("vocab.txt", lambda good: POINTER, "is a Git LFS pointer, not a vocabulary"),
+    "empty vocabulary": ("vocab.txt", lambda good: b"", "is an empty file"),
+    "zeros as vocabulary": ("vocab.txt", lambda good: bytes(999), "is a file of zeros"),
+    "vocabulary of something else": (
+        "vocab.txt",
+        lambda good: b"[UNK]\nb\nc",
+        r"does not hold \[PAD\] and \[CLS\] and",
+    ),
+    "vocabulary without [UNK]": ("vocab.txt", lambda good: b"a\nb", r"does not hold .*\[UNK\]"),
+    "other padding": ("vocab.txt", lambda good: WORDS.replace("[PAD]\n", "").encode() + b"\n[PAD]", "pads with id 6"),
+    "page as tokenizer.json": ("tokenizer.json", lambda good: PAGE, "is an HTML page, not a tokenizer"),
+    "pointer as tokenizer.json": ("tokenizer.json", lambda good: POINTER, "is a Git LFS pointer"),
+    "empty tokenizer.json": ("tokenizer.json", lambda good: b"", "is an empty file"),
+    "tokenizer.json of nothing": ("tokenizer.json", lambda good: b"{}", "fetch it"),
+    "tokenizer.json of a list": ("tokenizer.json", lambda good: b"[]", "fetch it"),
+    "tokenizer.json in UTF-16": (
+        "tokenizer.json",
+        lambda good: good["tokenizer.json"].decode().encode("utf-16"),
+        "is a text in UTF-16",
+    ),
+    "cut tokenizer.json": ("tokenizer.json", lambda good: good["tokenizer.json"][:900], "fetch it"),
+    "tokenizer.json of a later version": (
+        "tokenizer.json",
+        lambda good: changed(good, version="2.0"),
+        "version '2.0'.* or install a newer tokenizers",
+    ),
+    "tokenizer.json of a later kind": (
+        "tokenizer.json",
+        lambda good: changed(good, normalizer={"type": "Later"}),
+        "or install a newer tokenizers",
+    ),
+    "page as tokenizer_config": ("tokenizer_config.json", lambda good: PAGE, "is an HTML page, not JSON"),
+    "list as tokenizer_config": ("tokenizer_config.json", lambda good: b"[1]", "holds a list, not an object"),
+    "word for a truth value": (
+        "tokenizer_config.json",
+        lambda good: b'{"do_lower_case": "no"}',
+        "do_lower_case is 'no'",
+    ),
+    "no padding": ("tokenizer_config.json", lambda good: b'{"pad_token": null}', "does not hold a pad_token"),
+    "page as special_tokens_map": ("special_tokens_map.json", lambda good: PAGE, "is an HTML page, not JSON"),
+    "list as added_tokens": ("added_tokens.json", lambda good: b"[1]", "holds a list, not an object"),
+    "page as sentencepiece": ("sentencepiece.bpe.model", lambda good: PAGE, "is an HTML page, not a sentencepiece"),
+    "pieces of nothing": ("sentencepiece.bpe.model", lambda good: b"whatever", "fetch it"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_one_line_that_names_it(tmp_path, good, case):
+    name, content, told = BAD[case]
+    family = "altclip" if name.startswith("sentencepiece") else "zhclip"
+    beside = {"vocab.txt": WORDS.encode()} if name not in ("vocab.txt", "sentencepiece.bpe.model") else {}
+    for file, raw in {**beside, name: content(good)}.items():
+        (tmp_path / file).write_bytes(raw)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        open_clip.get_tokenizer(family, pretrained=str(tmp_path))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1 and len(message) < 600
+    assert (str(tmp_path / name) in message) or case == "no padding", message
+
+
+@pytest.mark.parametrize("name", ["zhclip", "altclip"])
+def test_any_damage_to_a_tokenizer_file_is_one_line_or_nothing(tmp_path, good, name):
+    """Bytes cut off, turned over and mixed in at random places: an error of ours, or a tokenizer."""
+    if name == "altclip":
+        unigram(tmp_path)
+        good = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    rng = random.Random(3)
+    refused = 0
+    for round_ in range(40):
+        file = rng.choice(sorted(good))
+        raw = bytearray(good[file])
+        for _ in range(rng.choice([1, 3, 20])):
+            place = rng.randrange(len(raw))
+            kind = rng.randrange(3)
+            if kind == 0:
+                del raw[place + 1 :]
+            elif kind == 1:
+                raw[place] ^= 1 << rng.randrange(8)
+            else:
+                raw[place:place] = bytes(rng.randrange(256) for _ in range(4))
+        folder = tmp_path / str(round_)
+        folder.mkdir()
+        for other, content in {**good, file: bytes(raw)}.items():
+            (folder / other).write_bytes(content)
+        try:
+            open_clip.get_tokenizer(name, pretrained=str(folder))
+        except CheckpointError as error:
+            refused += 1
+            assert len(str(error).splitlines()) == 1
+    assert refused > 10
+
+
+def test_a_folder_or_a_dead_link_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "vocab.txt").mkdir()
+    with pytest.raises(CheckpointError, match="vocab.txt is a folder"):
+        open_clip.get_tokenizer("zhclip", pretrained=str(tmp_path))
+    (tmp_path / "vocab.txt").rmdir()
+    (tmp_path / "vocab.txt").symlink_to(tmp_path / "blobs" / "gone")
+    with pytest.raises(CheckpointError, match="vocab.txt is a link to a file that is not there"):
+        open_clip.get_tokenizer("zhclip", pretrained=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["zhclip", "cnclip"])
+def test_a_vocabulary_cut_short_is_told(tmp_path, name):
+    (tmp_path / "vocab.txt").write_bytes(VOCABULARY.read_bytes()[:60_000])
+    with pytest.warns(UserWarning, match=r"vocab.txt holds \d+ tokens and .* has 21128: it is cut short"):
+        open_clip.get_tokenizer(name, pretrained=str(tmp_path))
+
+
+def test_a_whole_vocabulary_says_nothing(tmp_path, recwarn):
+    shutil.copy(VOCABULARY, tmp_path)
+    open_clip.get_tokenizer("zhclip", pretrained=str(tmp_path))
+    open_clip.get_tokenizer("zhclip-tiny")
+    assert not [str(warning.message) for warning in recwarn if "tokens and" in str(warning.message)]
+
+
+def test_a_folder_that_pads_on_the_left_is_padded_on_the_right(tmp_path):
+    """The towers cut batches on the right and read [CLS] at the front."""
+    (tmp_path / "vocab.txt").write_text(WORDS, encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"padding_side": "left"}))
+    ids = open_clip.get_tokenizer("zhclip", pretrained=str(tmp_path))("猫")
+    assert ids[0, :4].tolist() == [2, 6, 3, 0]
+
+
+# lengths, and what open_clip 4 asks of a tokenizer
+
+
+@pytest.mark.parametrize(("name", "length"), [("zhclip", 513), ("altclip", 513), ("zhclip-tiny", 33), ("zhclip", 2)])
+def test_no_more_tokens_than_positions(name, length):
+    told = f"context_length={length} (is too much: .* so give {length - 1} or less|leaves no room)"
+    with pytest.raises(CheckpointError, match=told):
+        open_clip.get_tokenizer(name, context_length=length)
+    with pytest.raises(CheckpointError, match=told):
+        open_clip.create_model(name, force_context_length=length, pretrained_text=False)
+
+
+def test_the_largest_length_is_the_one_that_works(tmp_path):
+    tokenizer = open_clip.get_tokenizer("zhclip-tiny", context_length=32)
+    model = open_clip.create_model("zhclip-tiny", pretrained="digits", force_context_length=32).eval()
+    assert model.context_length == model.text.context_length == 32
+    with torch.no_grad():
+        assert torch.isfinite(model.encode_text(tokenizer("一" * 100))).all()
+    with pytest.raises(CheckpointError, match="so give 32 or less"):
+        tokenizer("一", context_length=33)
+
+
+def test_attributes_and_unpadded_ids_of_open_clip_4(vocabulary, tmp_path):
+    from transformers import BertTokenizerFast
+
+    folder = vocabulary / "thu-ml/zh-clip-vit-roberta-large-patch14"
+    theirs = BertTokenizerFast.from_pretrained(folder, do_lower_case=True)
+    tokenizer = open_clip.get_tokenizer("zhclip")
+    assert tokenizer.vocab_size == len(theirs) == 21128
+    assert (tokenizer.pad_token_id, tokenizer.sot_token_id, tokenizer.eot_token_id) == (0, 101, 102)
+    texts = ["一只猫", "", "好" * 200, "T恤"]
+    ids = tokenizer(texts, pad=False)
+    assert [row.tolist() for row in ids] == theirs(texts, max_length=77, truncation=True)["input_ids"]
+    assert all(row.dtype == torch.long and row.ndim == 1 for row in ids)
+    padded = tokenizer(texts)
+    for row, full in zip(ids, padded, strict=True):
+        assert torch.equal(full[: len(row)], row) and (full[len(row) :] == tokenizer.pad_token_id).all()
+    assert tokenizer([]).shape == (0, 77) and tokenizer([], pad=False) == []
+    unigram(tmp_path)
+    tokenizer = open_clip.get_tokenizer("altclip", pretrained=str(tmp_path))
+    assert (tokenizer.pad_token_id, tokenizer.sot_token_id, tokenizer.eot_token_id) == (1, 0, 2)

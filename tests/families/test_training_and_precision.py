@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import open_clip
 import pytest
 import torch
 
 from tests.support.reduced import VOCABULARY
+from zhclip_openclip._errors import CheckpointError
 
 pytestmark = [
     pytest.mark.usefixtures("reduced"),
@@ -98,8 +100,10 @@ def test_torch_jit_trace(name):
     assert torch.allclose(traced(others), model.text(others), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The 'jit' argument has been removed:DeprecationWarning")
 def test_torch_jit_script_is_refused_as_open_clip_refuses_it():
-    """open_clip cannot script a Hugging Face tower: it says so in the log and gives the model as it is."""
+    """open_clip 3 cannot script a Hugging Face tower: it says so in the log and gives the model as it is. Version 4
+    scripts nothing any more."""
     model = open_clip.create_model("clip-chinese-vit-b-32", pretrained_text=False, jit=True)
     assert not isinstance(model, torch.jit.ScriptModule)
     pixels, tokens = batch(model)
@@ -141,31 +145,94 @@ def test_lock_image_tower(name):
     assert not trainable(model.visual)
     assert trainable(model.text)
     model = create(name)
-    if name == "cnclip-rn50":  # open_clip's ResNet: "partial locking not currently supported"
-        with pytest.raises(AssertionError):
+    if name == "cnclip-rn50" and not hasattr(model.visual, "layer_groups"):
+        with pytest.raises(AssertionError):  # open_clip 3's ResNet: "partial locking not currently supported"
             model.lock_image_tower(unlocked_groups=1)
     else:
         model.lock_image_tower(unlocked_groups=1)
-        assert trainable(model.visual) == {"proj"}
+        last = "attnpool." if name == "cnclip-rn50" else "proj"
+        assert trainable(model.visual) == {key for key, _ in model.visual.named_parameters() if key.startswith(last)}
+
+
+def frozen_by(tower, kind: str, unlocked: int, norms: bool) -> set[str]:
+    """The parameters that should stay trainable, from their names: open_clip 3 counts layers of the encoder, 4 counts
+    the projection as the last part, with BERT's pooler in it (`in head`) or as the part before (`apart`)."""
+    names = [key for key, _ in tower.named_parameters()]
+    head = ["proj."]
+    parts = [["transformer.embeddings."], *([f"transformer.encoder.layer.{n}."] for n in range(2))]
+    pooler = [["transformer.pooler."]] if any(".pooler." in key for key in names) else []
+    if kind == "3":
+        head += pooler[0] if pooler and unlocked else []
+        parts = parts if unlocked else parts + pooler
+        free = [*(prefix for part in parts[len(parts) - min(unlocked, len(parts)) :] for prefix in part), *head]
+    else:
+        parts = (
+            [*parts, *pooler, head] if kind == "4 apart" else [*parts, [*head, *(p for part in pooler for p in part)]]
+        )
+        free = [prefix for part in parts[len(parts) - min(unlocked, len(parts)) :] for prefix in part]
+    is_norm = re.compile(r"\b(LayerNorm|pre_LN)\b")
+    return {key for key in names if key.startswith(tuple(free)) or (norms and is_norm.search(key))}
+
+
+@pytest.mark.parametrize("kind", ["3", "4 in head", "4 apart"])
+@pytest.mark.parametrize("name", NAMES)
+def test_lock_text_tower(name, kind, monkeypatch):
+    """With the arguments that open_clip 3 and 4 give, whichever is installed, and again after another call."""
+    from open_clip import hf_model
+
+    monkeypatch.delattr(hf_model.HFTextEncoder, "layer_groups", raising=False)
+    tower = create(name).text
+    for unlocked in (0, 1, 2, 3, 9, 0):
+        for freeze_norms in (True, False):
+            more = {"3": (), "4 in head": (True,), "4 apart": (False,)}[kind]
+            tower.lock(unlocked, freeze_norms, *more)
+            assert trainable(tower) == frozen_by(tower, kind, unlocked, not freeze_norms), (unlocked, freeze_norms)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lock_text_tower(name):
+def test_lock_without_arguments_of_version_4_does_as_the_installed_version(name, monkeypatch):
+    from open_clip import hf_model
+
+    tower = create(name).text
+    for kind in ("3", "4 in head"):
+        if kind == "3":
+            monkeypatch.delattr(hf_model.HFTextEncoder, "layer_groups", raising=False)
+        else:
+            monkeypatch.setattr(hf_model.HFTextEncoder, "layer_groups", lambda self: [], raising=False)
+        tower.lock(1)
+        assert trainable(tower) == frozen_by(tower, kind, 1, False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("freeze_norms", [True, False])
+def test_lock_text_tower_is_open_clips(name, freeze_norms):
+    """Against the class of the installed open_clip, where it can lock that architecture at all."""
+    from open_clip import hf_model
+    from open_clip.hf_configs import arch_dict
+
     model = create(name)
-    head = {f"proj.{key}" for key in trainable(model.text.proj)}
-    pooler = {key for key in trainable(model.text) if ".pooler." in key}
-    model.lock_text_tower()
-    assert trainable(model.text) == head
-    model = create(name)
-    model.lock_text_tower(unlocked_layers=1)
-    assert {key.split(".")[3] for key in trainable(model.text) - head - pooler} == {"1"}
-    assert head <= trainable(model.text)
-    model = create(name)
-    model.lock_text_tower(unlocked_layers=2)
-    assert not any("embeddings" in key for key in trainable(model.text))
-    model = create(name)
-    model.lock_text_tower(freeze_layer_norm=False)
-    assert trainable(model.text) - head and all("LayerNorm" in key for key in trainable(model.text) - head)
+    config = model.text.config
+    if "layer_attr" not in arch_dict[config.model_type]["config_names"]:
+        pytest.skip("the installed open_clip cannot lock BERT")
+    pooler = "cls_pooler" if model.text.transformer.pooler is not None else "mean_pooler"
+    names = [key for key, _ in model.text.named_parameters() if not key.startswith("proj.")]
+    for unlocked in (0, 1, 2):
+        theirs = hf_model.HFTextEncoder("x", 8, config, pooler_type=pooler, proj_type="linear", pretrained=False)
+        theirs.lock(unlocked, freeze_norms)
+        model.lock_text_tower(unlocked, freeze_norms)
+        # open_clip 3 builds a pooler that nothing uses for a config that it is given.
+        assert trainable(model.text) & set(names) == trainable(theirs) & set(names)
+        assert bool(trainable(model.text.proj)) == bool(trainable(theirs.proj)) or not freeze_norms
+        if hasattr(theirs, "layer_groups"):
+            assert [part for part, _ in model.text.layer_groups()] == [part for part, _ in theirs.layer_groups()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pooler_in_head", [True, False])
+def test_layer_groups_hold_each_parameter_once(name, pooler_in_head):
+    tower = create(name).text
+    held = [id(p) for _, members in tower.layer_groups(pooler_in_head) for part in members for p in part.parameters()]
+    assert sorted(held) == sorted(id(p) for p in tower.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -204,11 +271,46 @@ def test_a_training_step_changes_both_towers():
     assert torch.isfinite(loss)
 
 
-def test_the_text_tower_has_the_methods_of_open_clips():
-    """What open_clip calls on its own Hugging Face tower exists here, with the same arguments."""
+def test_the_text_tower_takes_what_open_clips_takes():
+    """What open_clip calls on its own Hugging Face tower exists here, with the same arguments and perhaps more."""
     from open_clip.hf_model import HFTextEncoder
 
     tower = type(create("clip-chinese-vit-b-32").text)
     for method in ("lock", "set_grad_checkpointing", "forward", "init_parameters"):
         theirs, ours = (inspect.signature(getattr(kind, method)) for kind in (HFTextEncoder, tower))
-        assert list(ours.parameters) == list(theirs.parameters)
+        assert list(ours.parameters)[: len(theirs.parameters)] == list(theirs.parameters)
+
+
+# SigLIP's bias
+
+
+def test_siglip_bias_starts_where_open_clip_starts_it(tmp_path):
+    """open_clip's own reader (factory.load_checkpoint) gives a checkpoint without a bias one of 0."""
+    from open_clip.loss import SigLipLoss
+
+    source = open_clip.create_model("zhclip-tiny", pretrained="digits")
+    torch.save(source.state_dict(), tmp_path / "clip.pt")
+    theirs = open_clip.create_model("zhclip-tiny", init_logit_bias=-10)
+    assert theirs.logit_bias.item() == -10
+    open_clip.factory.load_checkpoint.__zhclip_original__(theirs, str(tmp_path / "clip.pt"))
+    for pretrained in ("digits", str(tmp_path / "clip.pt")):
+        ours = open_clip.create_model("zhclip-tiny", pretrained=pretrained, init_logit_bias=-10)
+        for key, tensor in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[key], tensor), key
+    assert ours.logit_bias.item() == 0
+    pixels = torch.zeros(2, 3, *ours.visual.image_size)
+    loss = SigLipLoss()(*ours(pixels, torch.ones(2, 5, dtype=torch.long)))
+    loss.backward()
+    assert ours.logit_bias.grad.abs() > 0
+
+
+def test_a_trained_siglip_bias_is_kept(tmp_path):
+    trained = open_clip.create_model("zhclip-tiny", pretrained="digits", init_logit_bias=-10)
+    trained.logit_bias.data.fill_(-3.5)
+    torch.save(trained.state_dict(), tmp_path / "siglip.pt")
+    again = open_clip.create_model("zhclip-tiny", pretrained=str(tmp_path / "siglip.pt"), init_logit_bias=-10)
+    assert again.logit_bias.item() == -3.5
+    with pytest.raises(
+        CheckpointError, match=r"1 keys are unknown \(logit_bias\); .*create_model\(..., init_logit_bias=0"
+    ):
+        open_clip.create_model("zhclip-tiny", pretrained=str(tmp_path / "siglip.pt"))

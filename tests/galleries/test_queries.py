@@ -158,7 +158,7 @@ def test_page(result, muge, tmp_path):
     page = Page(text)
     dataset, queries = build_retrieval_dataset("muge", muge), load_per_query(tmp_path / "result.npz")
     texts = [entry.text for entry in dataset.texts]
-    assert '<html lang="zh">' in text and all(word in text for word in ("some-model", "tag", "muge", "valid"))
+    assert '<html lang="zh-CN">' in text and all(word in text for word in ("some-model", "tag", "muge", "valid"))
     for value in queries["meta"]["metrics"].values():
         assert f"{100 * value:.2f}" in text
     assert list(page.sections) == ["t2i-worst", "t2i-best", "t2i-random"]
@@ -181,6 +181,13 @@ def test_page(result, muge, tmp_path):
                 assert entry["right"] and entry["marked"] and shows(entry["source"], colours) & right
     in_order = [[int(query["rank"]) for query in page.sections[f"t2i-{section}"]] for section in ("worst", "best")]
     assert in_order == [sorted(ranks, reverse=True), sorted(ranks)]
+
+
+def test_what_is_counted_has_its_measure_word(result, muge, tmp_path):
+    text = write_gallery(result, tmp_path / "page.html", muge, number=2).read_text("utf-8")
+    said = re.sub("<[^>]*>", "", text)
+    assert "首张正确图片的排名" in said and "首个" not in said and re.search("共 \\d+ 张正确图片", said)
+    assert "条查询中抽取" in said or "从正确结果" not in said
 
 
 def test_one_file_and_nothing_in_a_caption_is_markup(result, muge, tmp_path):

@@ -48,7 +48,7 @@ def test_classification_records_what_was_asked(evaluate, faces):
     result = evaluate("--dataset", "fer2013", "--dataset_root", faces, "--language", "zh")
     assert len(result["classnames"]) == 7 and all("{c}" in template for template in result["templates"])
     assert result["english_classes"][3] == "happy" and result["classnames"][3] != "happy"
-    assert result["template_set"] and result["classname_source"]
+    assert result["template_set"] == "zh" and result["classname_source"] and result["prompts_version"] == 2
     metrics = result["metrics"]
     assert set(metrics["per_class_accuracy"]) == set(result["classnames"])
     assert np.mean(list(metrics["per_class_accuracy"].values())) == pytest.approx(metrics["mean_per_class_recall"])
@@ -64,7 +64,13 @@ def test_template_sets_and_spellings_of_chinese(evaluate, faces):
         "--dataset", "fer2013", "--dataset_root", faces, "--language", "zh_Hans", "--custom_template_file", "openai80"
     )
     assert len(eighty["templates"]) == 80
+    first = evaluate(
+        "--dataset", "fer2013", "--dataset_root", faces, "--language", "zh", "--custom_template_file", "zh@1"
+    )
+    assert "看得出他很{c}" in first["templates"] and (first["template_set"], first["prompts_version"]) == ("zh", 1)
     for arguments, told in (
+        (("--language", "zh", "--custom_template_file", "zh@9"), "zh@9: our prompts have the editions 1 to 2"),
+        (("--language", "en", "--custom_template_file", "zh@1"), "add --language zh"),
         (("--language", "zh-tw2"), "there is no such Chinese"),
         (("--language", "en", "--custom_template_file", "cn_clip"), "cn_clip"),
         (("--language", "zh", "--custom_template_file", "nix.json"), "nix.json"),

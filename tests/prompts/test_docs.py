@@ -51,7 +51,12 @@ def test_table_has_every_data_set_and_spelling():
     assert len(table.splitlines()) == 2 + len(registry.all_datasets())
     for dataset in registry.all_datasets().values():
         assert all(f"`{spelling}`" in table for spelling in dataset.spellings)
-    assert "| ImageNet-A | `imagenet-a`<br>`tfds/imagenet_a` | 200<br>`tfds/imagenet_a`: 1000 | 32 |" in table
+    assert "| ImageNet-A | `imagenet-a`<br>`tfds/imagenet_a` | 200<br>`tfds/imagenet_a`: 1000 | 33 | 2 |" in table
+
+
+def test_classes_that_are_alike_are_named():
+    assert "| 墨镜、太阳镜 | `imagenet1k` | 836 and 837" in docs.alike()
+    assert docs.alike().count("美洲狮全身") == 1 and "`caltech101`, `caltech101_vtab`" in docs.alike()
 
 
 def test_sets_are_listed():

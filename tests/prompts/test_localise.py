@@ -149,8 +149,8 @@ def test_every_spelling(spelling, prefix):
 @pytest.mark.parametrize(
     ("spelling", "pairs"),
     {
-        "caltech101": {"background": "背景", "centered face": "画面中心的人脸", "accordion": "手风琴"},
-        "tfds/caltech101": {"faces_easy": "画面中心的人脸", "motorbikes": "摩托车", "accordion": "手风琴"},
+        "caltech101": {"background": "杂乱背景", "centered face": "居中人脸", "accordion": "手风琴"},
+        "tfds/caltech101": {"faces_easy": "居中人脸", "motorbikes": "摩托车", "accordion": "手风琴"},
         "vtab/flowers": {"globe-flower": "金莲花", "rose": "玫瑰"},
         "tfds/food101": {"apple_pie": "苹果派", "baby_back_ribs": "烤猪肋排"},
         "tfds/oxford_iiit_pet": {"shiba_inu": "柴犬", "Maine_Coon": "缅因猫"},

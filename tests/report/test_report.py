@@ -334,6 +334,34 @@ def test_runs_on_other_samples_are_not_compared(tmp_path):
 # ---------------------------------------------------------------- rows and further tables
 
 
+def test_results_of_two_versions_of_the_prompts_are_not_compared(tmp_path):
+    """They have rows of their own and no test between them, and both are told; those of one version are compared."""
+    for seed, (model, version) in enumerate({"zhclip": 2, "altclip": 1, "mclip": None, "cnclip": 2}.items()):
+        answers = files.answers_with(50 + seed, 500, seed=seed)
+        files.classification(tmp_path, model, "dtd", *answers, prompts_version=version)
+    report = build([tmp_path], resamples=200)
+    rows = {row.label for row in rows_of(report, "zeroshot_classification") if row.cells["dtd"].run is not None}
+    assert rows == {"ZH-CLIP", "CN-CLIP", "altclip-xlmr-l (prompts version 1)", "mclip (prompts version 1)"}
+    pairs = {frozenset((one.better, one.worse)) for one in report.comparisons}
+    assert pairs == {frozenset(("ZH-CLIP", "CN-CLIP")), frozenset(rows - {"ZH-CLIP", "CN-CLIP"})}
+    best = {row.label for row in rows_of(report, "zeroshot_classification") if row.cells["dtd"].best}
+    assert best == {"CN-CLIP", "mclip (prompts version 1)"}  # the best of each version
+    told = [str(problem) for problem in report.problems]
+    assert len(told) == 2  # one for each of the older
+    for one in told:
+        assert re.search(r"altclip|mclip", one.partition(":")[0]) and one.endswith("--custom_template_file zh@1")
+        assert re.search(r"is of version 1 of the prompts of dtd; not compared with those of version 2, such as ", one)
+
+
+def test_an_older_version_of_one_model_is_not_the_same_run(tmp_path):
+    for version in (1, 2):
+        answers = files.answers_with(50, 500, seed=version)
+        files.classification(tmp_path, "zhclip", "dtd", *answers, name=f"v{version}", prompts_version=version)
+    report = build([tmp_path], resamples=200)
+    (problem,) = report.problems
+    assert "v1.json" in problem.where and "not compared with" in problem.what and not report.comparisons
+
+
 def test_other_models_and_variants_have_rows_of_their_own(tmp_path):
     answers = files.answers_with(50, 400)
     files.classification(tmp_path, "cnclip", "dtd", *answers)

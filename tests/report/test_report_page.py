@@ -201,6 +201,12 @@ def only(cell, row=None, column=None, **more):
     return Report([Table("muge", "MUGE", "MUGE 文搜图", [column], [row])], **more)
 
 
+#: What a screen reader hears in Chinese, once the page is switched to it.
+HEARD = re.compile(
+    r'(<span class="sr"><span class="en" lang="en">[^<]*</span>) <span class="zh" lang="zh-CN">[^<]*</span>'
+)
+
+
 class Page(HTMLParser):
     """What is on the page: values as {table: {row: [cell]}}, headings, links, the text of elements with an id.
 
@@ -213,7 +219,7 @@ class Page(HTMLParser):
         self.tables, self.heads, self.sections, self.closed = {}, {}, {}, []
         self._stack, self._row, self._cell, self._part = [], None, None, None
         self._table, self._table_id, self._script = None, None, False
-        self.feed(text)
+        self.feed(HEARD.sub(r"\1", text))
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
@@ -456,7 +462,7 @@ def test_sources_of_a_table_say_whose_rows_they_are():
     ]
     text = html.render(Report([Table("muge", "MUGE", "", [column], rows)], sources={"a": "Source A", "b": "Source B"}))
     said = words(re.sub("<[^>]*>", "", text))
-    assert "(A): Source A" in said and "(B): Source B" in said
+    assert "（A）： Source A" in said and "（B）： Source B" in said
     assert "◇42.6 " in said and "◇56.25" in said  # each with the decimals of its source
 
 
@@ -739,6 +745,24 @@ def test_switches(text, tmp_path):
     shown = {value: shown for value, (_, *shown) in answer.items()}
     assert shown.pop("en") == [True, False] and shown.pop("zh") == [False, True]
     assert all(both == [True, True] for both in shown.values())
+
+
+@needs_chromium
+def test_the_language_switch_speaks_in_attributes_too(text, tmp_path):
+    answer = ask(
+        text,
+        """
+        const now = () => [document.documentElement.lang, document.title, $("nav").getAttribute("aria-label")];
+        for (const value of ["zh", "en", "both"]) {
+            $(`.switch button[value="${value}"]`).click();
+            answer[value] = now();
+        }
+        """,
+        tmp_path,
+    )
+    assert answer["zh"] == ["zh-CN", "中文 CLIP：已发表与复现", "目录"]
+    assert answer["en"] == ["en", "Chinese CLIP: published and reproduced", "Contents"]
+    assert answer["both"] == ["en", f"{answer['en'][1]} · {answer['zh'][1]}", "Contents · 目录"]
 
 
 @needs_chromium

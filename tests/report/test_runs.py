@@ -327,11 +327,31 @@ def run_of(tmp_path, **changes):
         ({"dataset": "cifar10", "language": "zh_TW_x"}, ("zh_TW_x",)),
         ({"dataset": "cifar10"}, ("en",)),
         ({"dataset": "muge", "language": "en"}, ()),  # clip_benchmark's default; the captions are Chinese
-        ({"dataset": "wds/cifar10", "language": "zh", "template_set": "zh"}, ()),
+        ({"dataset": "wds/cifar10", "language": "zh", "template_set": "zh", "prompts_version": 2}, ()),
+        ({"dataset": "cifar10", "language": "zh", "template_set": "zh"}, ("prompts version 1",)),  # of old, or as now:
+        ({"dataset": "digits", "language": "zh", "template_set": "zh"}, ()),
+        ({"dataset": "cifar10", "language": "zh", "template_set": "zh", "prompts_version": 1}, ("prompts version 1",)),
+        ({"dataset": "cifar10", "language": "zh", "template_set": "zh", "prompts_version": 9}, ("prompts version 9",)),
+        (
+            {
+                "dataset": "dtd",
+                "language": "zh",
+                "template_set": "name",
+                "classname_source": "zhclip_openclip dtd.json",
+            },
+            ("templates name", "prompts version 1"),
+        ),
+        (
+            {"dataset": "dtd", "language": "zh", "template_set": "name", "classname_source": "/a/names.json"},
+            ("templates name",),
+        ),
         ({"dataset": "cifar10", "language": "zh", "template_set": "cn_clip"}, ("templates cn_clip",)),
         ({"dataset": "cifar10", "language": "zh", "template_set": "/a/mine.json"}, ("templates mine.json",)),
         ({"dataset": "elevater/cifar-10", "language": "zh", "template_set": "cn_clip"}, ("elevater",)),
-        ({"dataset": "elevater/cifar-10", "language": "zh", "template_set": "zh"}, ("templates zh", "elevater")),
+        (
+            {"dataset": "elevater/cifar-10", "language": "zh", "template_set": "zh", "prompts_version": 2},
+            ("templates zh", "elevater"),
+        ),
         ({"dataset": "mscoco_captions"}, ()),
         ({"dataset": "xtd200", "language": "zh"}, ("zh",)),  # not of ours: what it is in has to be said
         ({"dataset": "cifar10", "language": "zh", "split": "train"}, ("split train",)),

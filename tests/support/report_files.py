@@ -16,6 +16,7 @@ from zhclip_openclip.families import find
 from zhclip_openclip.metrics.per_query import save_per_query
 from zhclip_openclip.metrics.per_sample import save_per_sample
 from zhclip_openclip.metrics.recall import RetrievalScores
+from zhclip_openclip.prompts import editions
 
 #: So that a published share of two decimals is a whole number of hits.
 SAMPLES = 10_000
@@ -109,12 +110,18 @@ def classification(
     split: str | None = None,
     **added,
 ) -> Path:
-    """A classification result and its NPZ; the path of the JSON. Metrics are clip_benchmark's and scikit-learn's."""
+    """A classification result and its NPZ; the path of the JSON. Metrics are clip_benchmark's and scikit-learn's.
+
+    It is of the newest version of our prompts, unless `prompts_version` is given; None for a result that says none.
+    """
     stem = name or f"{dataset.replace('/', '_')}_{tag_of(model)}_{model}_{language}_zeroshot_classification"
     meta = {"model": model, "pretrained": pretrained or tag_of(model), "dataset": dataset, "language": language}
     metrics = classification_metrics(logits, target)
     save_per_sample(folder / stem, logits, target, {**meta, **({"split": split} if split else {}), "metrics": metrics})
     described = {**meta, "task": "zeroshot_classification", "metrics": metrics, "template_set": templates}
+    made = editions.made_with(dataset, templates, added)
+    version = {"prompts_version": added.pop("prompts_version", made.newest if made else None)}
+    described |= {key: value for key, value in version.items() if value is not None}
     return write_json(folder / f"{stem}.json", **described, per_sample=f"{stem}.npz", **added)
 
 

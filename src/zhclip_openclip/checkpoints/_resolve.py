@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zhclip_openclip._errors import CheckpointError
-from zhclip_openclip.checkpoints import _config, _files, _load, _read
-from zhclip_openclip.families import Family, Model, Tag
+from zhclip_openclip.checkpoints import _beside, _config, _files, _load, _read
+from zhclip_openclip.checkpoints._place import Folder, Place, Repository
+from zhclip_openclip.families import Family, Model, Tag, all_families
+
+logger = logging.getLogger(__name__)
+
+HUB = "hf-hub:"
 
 
 @dataclass
 class Checkpoint:
     """Weights for a model, found and recognised, not yet read.
 
-    model: the model to build for them, which a `config.json` may have made the QuickGELU twin of the one asked for.
+    model: the model to build for them, which the files beside them may have made the QuickGELU twin of the one asked
+        for.
     pieces: the file asked for, and the file with the image tower where that is published apart.
-    preprocess: what the files beside the weights say of the image preprocessing.
+    preprocess: what lies with the weights says of the image preprocessing.
+    image_size, context_length: to build the model with, where they are not its own; None otherwise.
+    held_size: the image size that the position embeddings in the files are made for; None where they do not say.
     """
 
     model: Model
     pieces: list[_load.Piece]
     preprocess: dict
+    image_size: int | None = None
+    context_length: int | None = None
+    held_size: int | None = None
 
     @property
     def weights(self) -> _read.Weights:
         """The file that was asked for."""
         return self.pieces[0].weights
 
-    @property
-    def folder(self) -> Path:
-        """Where files that belong to the weights may be found."""
-        return self.weights.path.parent
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller of `create_model` asks for beside the weights, which goes before what lies with them.
+
+    image_size: `force_image_size`: positions are interpolated to it. preprocess: whether a preprocessing is given.
+    """
+
+    image_size: int | tuple[int, int] | None = None
+    preprocess: bool = False
 
 
 def clean_tag(tag: str) -> str:
@@ -42,36 +60,59 @@ def clean_tag(tag: str) -> str:
     return tag.lower().replace("-", "_")
 
 
-def resolve(family: Family, model: Model, pretrained: str, cache_dir: str | None = None) -> Checkpoint:
-    """Find `pretrained`, a tag, a file or a folder, and recognise it.
+def repository_of(repo: str) -> tuple[Family, Model, str] | None:
+    """The model and the tag whose weights the hub's repository `repo` publishes."""
+    for family in all_families().values():
+        for model in family.models:
+            for name, tag in model.tags.items():
+                if tag.repo and tag.repo.lower() == repo.lower():
+                    return family, model, name
+    return None
+
+
+def find_tag(model: Model, pretrained: str) -> Tag | None:
+    """The tag of `model` that is named, by its name or by its repository on the hub (`org/name`, `hf-hub:org/name`)."""
+    tag = model.tags.get(clean_tag(pretrained))
+    if tag is None and "/" in pretrained and _files.existing(pretrained) is None:
+        repo = pretrained.removeprefix(HUB)
+        tag = next((tag for tag in model.tags.values() if tag.repo.lower() == repo.lower()), None)
+    return tag
+
+
+def where(model: Model, pretrained: str, cache_dir: str | None = None) -> tuple[Place, Tag | None, Path | None]:
+    """Where `pretrained` is: its place, its tag if it is one, and its file if it is a path.
+
+    Raises CheckpointError: neither a tag, a path, nor a repository; what was meant, where that can be told.
+    """
+    tag = find_tag(model, pretrained)
+    if tag is not None:
+        return (Folder(None) if tag.path else Repository(tag.repo, cache_dir)), tag, tag.path
+    if pretrained.startswith(HUB):
+        repo = pretrained.removeprefix(HUB)
+        _refuse_repository(model, repo)
+        return Repository(repo, cache_dir), None, None
+    path = _files.located(pretrained)
+    if path is None:
+        raise CheckpointError(_no_such(model, pretrained))
+    return Folder(path.parent), None, path
+
+
+def resolve(
+    family: Family, model: Model, pretrained: str, cache_dir: str | None = None, asked: Asked | None = None
+) -> Checkpoint:
+    """Find `pretrained`, a tag, a file, a folder or a repository (`hf-hub:org/name`), and recognise it.
 
     Raises CheckpointError and DownloadError as the steps do.
     """
-    tag = model.tags.get(clean_tag(str(pretrained)))
-    if tag is not None:
-        path, config, preprocessor = _published(tag, cache_dir)
-    else:
-        path = Path(pretrained).expanduser()
-        if path.is_dir():
-            path = _files.weights_in(path)
-        elif not path.is_file():
-            raise CheckpointError(_no_such(model, str(pretrained)))
-        config, preprocessor = path.parent / "config.json", path.parent / "preprocessor_config.json"
+    asked = asked or Asked()
+    place, tag, path = where(model, str(pretrained), cache_dir)
+    if path is None:
+        files = tag.files if tag else _files.WEIGHTS
+        # Before the large file: what is needed later too fails at once, and says all that is needed.
+        _files.fetch(place.repo, ["config.json"], cache_dir, optional=True, also=files)
+        path = _files.fetch(place.repo, files, cache_dir)
     piece = recognise(path, family, model)
-    preprocess: dict = {}
-    # A file that open_clip wrote needs no config.json to be understood, and one beside it may be anybody's.
-    if piece.layout is not _load.OPEN_CLIP and config and config.is_file():
-        model = _follow_activation(family, model, config)
-        _config.check(config, model.name, piece.layout.part)
-    pieces = [piece]
-    if piece.layout.part == "text":
-        image, config, preprocessor = _image_tower(family, model, tag, cache_dir)
-        pieces.append(image)
-        if config and config.is_file():
-            _config.check(config, model.name, "image")
-    if piece.layout is not _load.OPEN_CLIP and preprocessor and preprocessor.is_file():
-        preprocess = _config.preprocessing(preprocessor, model.config()["vision_cfg"].get("image_size", 224))
-    return Checkpoint(model, pieces, preprocess)
+    return _put_together(family, model, piece, place, tag, asked, cache_dir)
 
 
 def recognise(path: Path, family: Family, model: Model) -> _load.Piece:
@@ -83,56 +124,168 @@ def recognise(path: Path, family: Family, model: Model) -> _load.Piece:
     return piece
 
 
-def complete(path: Path, family: Family, model: Model, cache_dir: str | None = None) -> list[_load.Piece]:
-    """The file at `path`, and the image tower from its own source where the file holds the text tower alone."""
+def for_model(path: Path, family: Family, model: Model, image_size: int | None, cache_dir=None) -> Checkpoint:
+    """The file at `path` for a model that is built already, as `load_checkpoint` is given it.
+
+    image_size: the model's. Raises CheckpointError: what lies with the file asks for the model's QuickGELU twin.
+    """
     piece = recognise(path, family, model)
-    if piece.layout.part != "text":
-        return [piece]
-    return [piece, _image_tower(family, model, None, cache_dir)[0]]
+    checkpoint = _put_together(family, model, piece, Folder(path.parent), None, Asked(image_size, True), cache_dir)
+    if checkpoint.model.name != model.name:
+        raise CheckpointError(
+            f"{path} holds weights of {checkpoint.model.name}, and the model was built as {model.name}, with another "
+            f"activation: open_clip.create_model({checkpoint.model.name!r}, pretrained=...)"
+        )
+    return checkpoint
 
 
-def _published(tag: Tag, cache_dir: str | None) -> tuple[Path, Path | None, Path | None]:
-    """Weights, config.json and preprocessor_config.json of a tag; the small files first, since they are needed too."""
-    if tag.path is not None:
-        return tag.path, None, None
-    return _from_hub(tag.repo, tag.files, cache_dir)
+def _put_together(
+    family: Family, model: Model, piece: _load.Piece, place: Place, tag: Tag | None, asked: Asked, cache_dir
+) -> Checkpoint:
+    """Decide by what lies with the weights: model, sizes, preprocessing; find the image tower if it is apart."""
+    said = _beside.Said()
+    if own := piece.weights.own:
+        _beside.add_own(said, own, piece.weights.path)
+    configs: list[tuple[Path, str]] = []
+    own_size = model.config()["vision_cfg"].get("image_size", 224)
+    size = None if asked.image_size else own_size
+    images: list[_load.Piece] = []
+    if piece.layout is _load.OPEN_CLIP:
+        if (path := place.get(_beside.OPEN_CLIP_CONFIG)) is not None:
+            _beside.add_open_clip_config(said, path)
+        if (path := _beside.params(place)) is not None:
+            told = _beside.add_params(said, path)
+            _follow_run(said, family, model, told, path)
+        _activation_of_neighbour(said, family, model, place)
+    else:
+        if config := _beside.add_hugging_face(said, place, size, asked.preprocess):
+            configs.append((config, piece.layout.part))
+        if (path := _beside.params(place)) is not None:
+            _beside.add_params(said, path)
+    if piece.layout.part == "text":
+        image, image_place = _image_tower(family, model, tag, cache_dir)
+        images.append(image)
+        apart = _beside.Said()
+        if config := _beside.add_hugging_face(apart, image_place, size, asked.preprocess):
+            configs.append((config, "image"))
+        said.preprocess, said.by["preprocess"] = apart.preprocess, apart.by.get("preprocess", "")
+    model = _beside.follow(family, model, said)
+    pieces = [piece, *images]
+    held = next((size for one in pieces if (size := _size_of_positions(one)) is not None), None)
+    image_size = _image_size(model, pieces, held, said, asked, own_size)
+    for config, part in configs:
+        _config.check(config, model.name, part, image_size or (own_size if asked.image_size else None))
+    length = said.context_length
+    own_length = model.config()["text_cfg"].get("context_length", 77)
+    length = length if length not in (None, own_length) else None
+    return Checkpoint(model, pieces, said.preprocess, image_size, length, held)
 
 
-def _from_hub(repo: str, files: Sequence[str], cache_dir: str | None) -> tuple[Path, Path | None, Path | None]:
-    config = _files.fetch(repo, ["config.json"], cache_dir, optional=True, also=files)
-    preprocessor = _files.fetch(repo, ["preprocessor_config.json"], cache_dir, optional=True)
-    return _files.fetch(repo, files, cache_dir), config, preprocessor
+def _follow_run(said: _beside.Said, family: Family, model: Model, told: dict, path: Path) -> None:
+    """The activation of a training run that began from weights which decided it (`--pretrained` in `params.txt`)."""
+    began = told.get("pretrained")
+    if "quickgelu" in said.by or not isinstance(began, str) or not began or not _has_twin(family, model):
+        return
+    before = _beside.Said()
+    try:
+        place, *_ = where(model, began)
+        if isinstance(place, Folder):
+            if config := place.get(_beside.OPEN_CLIP_CONFIG):
+                _beside.add_open_clip_config(before, config)
+            elif config := place.get("config.json"):
+                before.add(config, quickgelu=_config.is_quickgelu(config))
+        elif (config := _files.cached(place.repo, ["config.json"])) is not None:
+            before.add(config, quickgelu=_config.is_quickgelu(config))
+    except CheckpointError as error:
+        logger.info("%s names --pretrained %s, which cannot be asked: %s", path, began, error)
+        return
+    for key, by in before.by.items():
+        if key in ("quickgelu", "model"):
+            said.add(by, **{key: getattr(before, key)})
 
 
-def _image_tower(
-    family: Family, model: Model, tag: Tag | None, cache_dir: str | None
-) -> tuple[_load.Piece, Path | None, Path | None]:
-    """The image tower from its own source, with its config.json and preprocessor_config.json.
+def _activation_of_neighbour(said: _beside.Said, family: Family, model: Model, place: Place) -> None:
+    """For weights in open_clip's names, the activation in a `config.json` beside them, which may be anybody's: it
+    counts where it contradicts the model in nothing else."""
+    if said.by.keys() & {"model", "quickgelu"} or not _has_twin(family, model):
+        return
+    config = place.get("config.json") if isinstance(place, Folder) else None
+    if config is None:
+        return
+    try:
+        _config.check(config, model.name)
+        said.add(config, quickgelu=_config.is_quickgelu(config))
+    except CheckpointError as error:
+        logger.info("not used: %s", error)
+
+
+def _has_twin(family: Family, model: Model) -> bool:
+    return bool(model.quickgelu) or any(other.quickgelu == model.name for other in family.models)
+
+
+def _image_size(
+    model: Model, pieces: list[_load.Piece], held: int | None, said: _beside.Said, asked: Asked, own_size: int
+) -> int | None:
+    """The image size to build the model with, where it is not the model's own.
+
+    Positions are interpolated only where a size is asked for. Weights of another size are built as they are, if a file
+    beside them says so or no model of the family is made for it; where one is, loading names it.
+    """
+    if asked.image_size is not None or held in (None, own_size):
+        return None
+    if said.image_size == held:
+        return held
+    if any(_load.fitting_models(piece) for piece in pieces):
+        return None
+    warnings.warn(
+        f"{pieces[-1].weights.path} holds positions for images of {held} pixels, and {model.name} is made for "
+        f"{own_size}: it is built for {held}. force_image_size={own_size} interpolates them"
+    )
+    return held
+
+
+def _size_of_positions(piece: _load.Piece) -> int | None:
+    """The image size in pixels that the position embeddings of a file are made for; None where they do not say."""
+    shapes = _load.planned_shapes(piece.layout, piece.weights.shapes)
+    for name, patch in (
+        ("visual.positional_embedding", "visual.conv1.weight"),
+        ("visual.trunk.pos_embed", "visual.trunk.patch_embed.proj.weight"),
+        ("visual.attnpool.positional_embedding", ""),
+    ):
+        if name not in shapes or len(shapes[name]) < 2 or shapes[name][-2] < 2:
+            continue
+        side = math.isqrt(shapes[name][-2] - 1)
+        if side * side + 1 != shapes[name][-2]:
+            return None
+        # A ResNet halves its image five times before it looks at positions.
+        width = shapes[patch][-1] if patch in shapes and shapes[patch] else 32
+        return side * width if not patch or patch in shapes else None
+    return None
+
+
+def _image_tower(family: Family, model: Model, tag: Tag | None, cache_dir: str | None) -> tuple[_load.Piece, Place]:
+    """The image tower from its own source, and that source.
 
     tag: whose source; the first of the model's that has one if None.
     """
     sources = [tag] if tag else list(model.tags.values())
     source = next(source for source in sources if source.image_repo)
-    path, config, preprocessor = _from_hub(source.image_repo, source.image_files, cache_dir)
+    place = Repository(source.image_repo, cache_dir)
+    _files.fetch(source.image_repo, ["config.json"], cache_dir, optional=True, also=source.image_files)
+    path = _files.fetch(source.image_repo, source.image_files, cache_dir)
     weights = _read.read(path)
-    return _load.Piece(weights, _load.recognise_image(weights, family)), config, preprocessor
+    return _load.Piece(weights, _load.recognise_image(weights, family)), place
 
 
-def _follow_activation(family: Family, model: Model, config: Path) -> Model:
-    """The QuickGELU twin, where the config asks for it; a twin that was asked for by its name stays, with a warning."""
-    said = _config.is_quickgelu(config) if model.quickgelu or _is_twin(family, model) else None
-    if said and model.quickgelu:
-        return next(twin for twin in family.models if twin.name == model.quickgelu)
-    if said is False and _is_twin(family, model):
-        warnings.warn(f"{model.name} is built with QuickGELU as its name says, and {config} says gelu")
-    return model
-
-
-def _is_twin(family: Family, model: Model) -> bool:
-    return any(other.quickgelu == model.name for other in family.models)
+def _refuse_repository(model: Model, repo: str) -> None:
+    found = repository_of(repo)
+    if found is not None:
+        raise CheckpointError(f"{repo} on the hub is {found[1].name}, tag {found[2]}, and not {model.name}")
 
 
 def _no_such(model: Model, given: str) -> str:
+    if found := repository_of(given):
+        return f"pretrained={given!r} is the repository of {found[1].name}, tag {found[2]}, and not of {model.name}"
     tags = list(model.tags)
     close = difflib.get_close_matches(clean_tag(given), tags, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -14,15 +14,17 @@ def classnames(
         str | None, typer.Argument(help="Print the classes of this data set, in any of clip_benchmark's spellings.")
     ] = None,
     language: Annotated[str, typer.Option(help="zh, or zh_Hant for traditional characters.")] = "zh",
+    edition: Annotated[int | None, typer.Option(help="The names of this edition of our prompts (of zh@1: 1).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="In the form that --custom_classname_file reads.")] = False,
     table: Annotated[bool, typer.Option("--table", help="All data sets as the Markdown table of the docs.")] = False,
     write: Annotated[
-        Path | None, typer.Option("--write", help="Put that table into this file, between its marks.")
+        Path | None,
+        typer.Option("--write", help="Put it and the classes that are alike into this file, between its marks."),
     ] = None,
 ) -> None:
     """List the classification data sets that speak Chinese, or print the class names of one."""
     from zhclip_openclip.prompts import classnames as names
-    from zhclip_openclip.prompts import docs, languages, registry
+    from zhclip_openclip.prompts import docs, editions, languages, registry
     from zhclip_openclip.prompts._errors import PromptError
 
     if write is not None:
@@ -48,7 +50,9 @@ def classnames(
             f"{dataset} has the class names of its own label_cn.txt; ours for the same classes: "
             f"zhclip classnames {found.name}"
         )
-    english, chinese = zip(*names.classes(found, dataset), strict=True)
+    if edition is not None:
+        editions.check(str(edition), f"--edition {edition}")
+    english, chinese = zip(*names.classes(found, dataset, edition), strict=True)
     chinese = languages.write(chinese, languages.normalise(language))
     if as_json and len(set(english)) < len(english):  # ImageNet's two `missile`: by position, then
         typer.echo(json.dumps({dataset: chinese}, ensure_ascii=False, indent=2))

@@ -62,7 +62,7 @@ def _progress(what: str):
 
 
 def _tell_skipped(dataset) -> None:
-    for skipped in dataset.skipped:
+    for skipped in (*dataset.skipped, *dataset.skipped_texts):
         typer.echo(f"skipped: {skipped.where}: {skipped.key}: {skipped.reason}", err=True)
 
 

@@ -13,18 +13,26 @@ from typing import Annotated
 
 import typer
 
-PACKAGES = ("open_clip_torch", "clip_benchmark", "torch", "transformers", "timm")
+from zhclip_openclip import _paths
+
+#: The newest series of each host package that the tests of this package have passed with, to as many places as count.
+TESTED: dict[str, str] = json.loads((_paths.DATA / "tested_versions.json").read_text(encoding="utf-8"))
+PACKAGES = tuple(TESTED)
 #: Below this much free disk a checkpoint may not fit: ZH-CLIP's file has 2.5 GB.
 _LOW_DISK = 5e9
 
 
 @dataclass
 class Finding:
-    """One line of the report. problem: what to do, or "" where all is well."""
+    """One line of the report.
+
+    problem: what to do, or "" where all is well. warning: what to know, though it is no problem yet.
+    """
 
     topic: str
     state: str
     problem: str = ""
+    warning: str = ""
 
 
 def examine() -> list[Finding]:
@@ -39,12 +47,51 @@ def _versions() -> list[Finding]:
         Finding("python", sys.version.split()[0]),
         Finding("zhclip-openclip", __version__),
     ]
+    needed = _needed()
     for package in PACKAGES:
         try:
-            findings.append(Finding(package, metadata.version(package)))
+            version = metadata.version(package)
         except metadata.PackageNotFoundError:
             findings.append(Finding(package, "not installed", f"pip install {package}"))
+            continue
+        findings.append(judge(package, version, needed.get(package, "")))
     return findings
+
+
+def _needed() -> dict[str, str]:
+    """What this package asks of each of its hosts, as `>=3.3`; "" for nothing."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    try:
+        lines = metadata.requires("zhclip-openclip") or []
+    except metadata.PackageNotFoundError:  # run from its source, without being installed
+        return {}
+    asked = {canonicalize_name(required.name): str(required.specifier) for required in map(Requirement, lines)}
+    return {package: asked.get(canonicalize_name(package), "") for package in PACKAGES}
+
+
+def judge(package: str, version: str, needed: str) -> Finding:
+    """A host's version against what is asked for (`>=3.3`) and what was tested."""
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        installed = Version(version)
+    except InvalidVersion:
+        return Finding(package, version, warning="a version that says nothing: it cannot be compared with those tested")
+    if not SpecifierSet(needed).contains(installed, prereleases=True):
+        return Finding(package, f"{version}, and {needed} is needed", f"pip install '{package}{needed}'")
+    tested = TESTED[package]
+    series = tuple(int(place) for place in tested.split("."))
+    if installed.release[: len(series)] > series:
+        above = ".".join(map(str, (*series[:-1], series[-1] + 1)))
+        return Finding(
+            package,
+            f"{version}, newer than what was tested ({tested})",
+            warning=f"if something fails with it, pip install '{package}<{above}', and report it",
+        )
+    return Finding(package, version)
 
 
 def _plugin() -> list[Finding]:
@@ -176,9 +223,14 @@ def doctor(
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        mark = "[red]✗[/]" if finding.problem else "[green]✓[/]"
+        mark = "[red]✗[/]" if finding.problem else "[yellow]![/]" if finding.warning else "[green]✓[/]"
         table.add_row(mark, finding.topic, escape(finding.state))
     console.print(table)
+    warned = [finding for finding in findings if finding.warning]
+    if warned:
+        console.print(f"\n[bold yellow]{len(warned)} to know:[/]")
+    for finding in warned:
+        console.print(f"  {escape(finding.topic)}: {escape(finding.warning)}")
     if not problems:
         console.print(
             "\n[bold green]All is well.[/] Try: clip_benchmark eval --model zhclip-tiny --dataset digits --language zh"

@@ -16,8 +16,8 @@ def templates(
         str | None,
         typer.Option(
             "--set",
-            help="zh, openai80, cn_clip, name, or a file as --custom_template_file takes it; without it, what an "
-            "evaluation takes.",
+            help="zh, openai80, cn_clip, name, one of them with an edition (zh@1), or a file as --custom_template_file "
+            "takes it; without it, what an evaluation takes.",
         ),
     ] = None,
     language: Annotated[str, typer.Option(help="zh, or zh_Hant for traditional characters.")] = "zh",
@@ -35,12 +35,13 @@ def templates(
             return
         for name, what in sets.SETS.items():
             typer.echo(f"{name:10}{what}")
+        typer.echo("SET@N     the set with edition N of our templates and class names, such as zh@1")
         typer.echo("FILE      a JSON file: {data set: [template with {c}, ...]}")
         typer.echo("\nPrint one: zhclip templates DATASET --set SET. Use one: --custom_template_file SET")
         return
     found = registry.find(dataset)
     template_set = template_set or sets.default(dataset)
-    if found is None and template_set in sets.SETS:
+    if found is None and sets.is_ours(template_set):
         raise PromptError(f"{dataset} has no Chinese prompts; the data sets that have them: zhclip classnames")
     chosen = sets.load(template_set, found, dataset, normalise(language)).templates
     if as_json:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip._files import umask
+from zhclip_openclip.checkpoints import _beside, _own
 from zhclip_openclip.families import Model
 from zhclip_openclip.towers import text_configs
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG = "open_clip_config.json"
+CONFIG = _beside.OPEN_CLIP_CONFIG
 WEIGHTS = "open_clip_model.safetensors"
 #: Projection heads that stock open_clip has.
 _STOCK_HEADS = ("linear", "mlp")
@@ -35,18 +36,28 @@ def loads_without_us(model: Model) -> bool:
     return text["hf_proj_type"] in _STOCK_HEADS and text_configs.base(name) == name
 
 
-def config(model: Model, preprocess: dict, source: str) -> dict:
-    """What `open_clip_config.json` holds: open_clip's `model_cfg` and `preprocess_cfg`, and where it came from."""
+def config(model: Model, preprocess: dict, source: str, context_length: int | None = None) -> dict:
+    """What `open_clip_config.json` holds: open_clip's `model_cfg` and `preprocess_cfg`, and where it came from.
+
+    The image size is that of `preprocess`, the context length the one that is given: a checkpoint may have been trained
+    with others than the model's.
+    """
     model_cfg = deepcopy(model.config())
     text = model_cfg["text_cfg"]
+    size = preprocess.get("size")
+    size = size[0] if isinstance(size, (tuple, list)) and len(set(size)) == 1 else size
+    if size is not None:
+        model_cfg["vision_cfg"]["image_size"] = size
+    if context_length is not None:
+        text["context_length"] = context_length
     if not loads_without_us(model):
-        text["hf_model_name"] = text_configs.MISSING + text["hf_model_name"].replace("/", "--")
+        text["hf_model_name"] = _beside.MISSING + text["hf_model_name"].replace("/", "--")
     # With `local-dir:` open_clip takes the tokenizer from the folder if any name stands here.
     text["hf_tokenizer_name"] = text["hf_model_name"]
     return {
         "model_cfg": model_cfg,
         "preprocess_cfg": preprocess,
-        "zhclip": {"model": model.name, "source": source},
+        _beside.OWN: {"model": model.name, "source": source},
     }
 
 
@@ -64,8 +75,10 @@ def write(module: torch.nn.Module, tokenizer, model: Model, source: str, output:
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, temporary / WEIGHTS, metadata={"format": "pt"})
-        content = config(model, dict(module.visual.preprocess_cfg), source)
+        # One entry only: safetensors writes several in any order, and the same model is to give the same bytes.
+        save_file(state, temporary / WEIGHTS, metadata={_beside.OWN: _own.description(module)})
+        length = getattr(module, "zhclip_context_length", None)
+        content = config(model, dict(module.visual.preprocess_cfg), source, length)
         (temporary / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         tokenizer.tokenizer.save_pretrained(temporary)
         temporary.chmod(0o777 & ~umask())
@@ -76,12 +89,3 @@ def write(module: torch.nn.Module, tokenizer, model: Model, source: str, output:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return output
-
-
-def written_for(folder: Path) -> str | None:
-    """The model name that a folder of ours was written for; None for any other folder."""
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return content["zhclip"]["model"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -90,7 +90,9 @@ class _Contents(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> bytes:
         if hasattr(self._dataset, "read_image"):
-            return hashlib.sha256(self._dataset.read_image(index)).digest()
+            # The same file is another picture for a transform that gets it as it was opened, and not in RGB.
+            opened = b"as opened" if getattr(self._dataset, "as_opened", False) else b""
+            return hashlib.sha256(opened + self._dataset.read_image(index)).digest()
         image, label = self._dataset[index]
         return hashlib.sha256(content(image).encode() + content(label).encode()).digest()
 

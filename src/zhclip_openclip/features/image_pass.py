@@ -20,7 +20,7 @@ from zhclip_openclip.features.cache import Place, Stored
 from zhclip_openclip.features.finite import check_images
 from zhclip_openclip.features.keeping import place_of
 from zhclip_openclip.features.linear import fast_linear
-from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.features.progress import Progress, note
 from zhclip_openclip.features.settings import current
 from zhclip_openclip.features.stream import StreamLayout
 
@@ -202,8 +202,8 @@ class ImagePass:
     def _tell(self, progress: Progress) -> None:
         told = ranks.everyones((self.reused, self.saved))
         self.reused, self.saved = (sum(column) for column in zip(*told, strict=True))
-        if self.reused and not progress.told and ranks.rank() == 0:
-            print(f"Image features: {self.reused:,} from the cache, which took {self.saved:,.1f} s to make")
+        if self.reused and not progress.told:
+            note(f"Image features: {self.reused:,} from the cache, which took {self.saved:,.1f} s to make")
 
 
 def layout_of(loader: Any) -> Layout | StreamLayout | None:

@@ -11,6 +11,7 @@ import torch
 from zhclip_openclip._errors import printable
 from zhclip_openclip.features import fingerprint, ranks, trial
 from zhclip_openclip.features.cache import FeatureCache, Place, describe
+from zhclip_openclip.features.progress import note
 from zhclip_openclip.features.settings import Settings
 
 
@@ -49,8 +50,7 @@ def place_of(
         data = fingerprint.data(loader, loader.num_workers)
         reason = "" if data else "images, or an order of them, that cannot be told by content"
     if reason:
-        if ranks.rank() == 0:
-            print(f"Note: {printable(what) or 'this data set'} has {reason}: its image features are not kept")
+        note(f"Note: {printable(what) or 'this data set'} has {reason}: its image features are not kept")
         return None, ""
     name = fingerprint.digest([facts.tower, facts.made_with, fingerprint.precision(device, amp), data])
     cache = FeatureCache(settings.cache, settings.limit)

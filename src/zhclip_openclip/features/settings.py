@@ -22,7 +22,8 @@ class Settings:
     """cache: folder of the feature cache, or None. limit: bytes that it may hold. block_seconds: work that a kill may
     cost. progress: called with (stage, done, total or None, how many of them came from the cache); stage is 'images',
     'texts' or 'prompts'. kept: where the model that was loaded last is kept, to be taken again. compile: torch.compile
-    the image tower. download: whether clip_benchmark may fetch data sets, as it does by itself.
+    the image tower. download: whether clip_benchmark may fetch data sets, as it does by itself. quiet: no bars and no
+    notes.
     """
 
     cache: Path | None = None
@@ -32,6 +33,7 @@ class Settings:
     kept: dict | None = None
     compile: bool = False
     download: bool = True
+    quiet: bool = False
 
 
 _used: Settings | None = None

@@ -34,6 +34,7 @@ import torch
 
 from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.image_pass import ImagePass
+from zhclip_openclip.features.progress import note
 from zhclip_openclip.metrics._best_scores import BestScores, columns_of
 from zhclip_openclip.prompts import checks, registry
 from zhclip_openclip.prompts._errors import PromptError
@@ -70,7 +71,7 @@ def run_classification(
     target, *best = whole
     if only_best and target.ndim == 2:
         size = best[0].nbytes / 1e9
-        print(f"Note: {what or 'this data set'} has several labels an image: all its scores are here, {size:,.1f} GB")
+        note(f"Note: {what or 'this data set'} has several labels an image: all its scores are here, {size:,.1f} GB")
     return (BestScores(tuple(best), classes) if len(best) > 1 else best[0]), target
 
 

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from zhclip_openclip._errors import shorten
-from zhclip_openclip.prompts import _files, checks, classnames, languages, registry, templates
+from zhclip_openclip.prompts import _files, checks, classnames, editions, languages, registry, templates
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts.templates import Templates
 
@@ -85,7 +85,7 @@ def prepare(
             "that has them: zhclip classnames"
         )
     languages.write([""], normal)  # says it now if the library for zh_Hant is missing
-    names, source = None, f"zhclip_openclip {dataset.classnames}.json" if dataset else ""
+    names, source = None, editions.source(dataset) if dataset else ""
     if classname_file:
         names, source = _names_from_file(classname_file, dataset, dataset_name)
     return Prepared(normal, templates.load(template_file, dataset, dataset_name, normal), names, source)
@@ -130,8 +130,8 @@ def localise(
 ) -> None:
     """Give a classification data set that was built in English its Chinese classes and templates.
 
-    Sets `.classes` and `.templates`, and for the result file `.english_classes`, `.template_set` and
-    `.classname_source`. Babel-ImageNet keeps its own Chinese. Doing it twice is doing it once.
+    Sets `.classes` and `.templates`, and for the result file `.english_classes`, `.template_set`, `.classname_source`
+    and `.prompts_version` (see `editions`). Babel-ImageNet keeps its own Chinese. Doing it twice is doing it once.
 
     template_file: see `templates`. classname_file: {data set: [name, ...]} in the order of the classes, or
     {data set: {English: Chinese}}.
@@ -145,6 +145,7 @@ def localise(
         dataset.classes = languages.write(dataset.classes, prepared.language)
         if template_file:
             dataset.templates, dataset.template_set = prepared.templates.templates, prepared.templates.source
+            dataset.prompts_version = prepared.templates.version(None, names_are_ours=False)
         else:
             dataset.templates = languages.write(dataset.templates, prepared.language)
             dataset.template_set = "babel_imagenet"
@@ -154,8 +155,10 @@ def localise(
     if english is None:
         raise PromptError(f"{dataset_name}: the data set does not say what its classes are (no classnames.txt)")
     english = [str(name) for name in english]
+    known = registry.find(dataset_name)
     if prepared.names is None:
-        names = languages.write(classnames.translate(registry.find(dataset_name), english), prepared.language)
+        names = classnames.translate(known, english, prepared.templates.edition)
+        names = languages.write(names, prepared.language)
     else:
         names = _apply_names(prepared.names, english, dataset_name, prepared.names_source)
         checks.same_name(names, english, dataset_name)
@@ -164,6 +167,7 @@ def localise(
     dataset.templates = for_classes(prepared.templates, names, english, dataset_name)
     dataset.template_set = prepared.templates.source
     dataset.classname_source = prepared.names_source
+    dataset.prompts_version = prepared.templates.version(known, names_are_ours=prepared.names is None)
 
 
 def own_names(classname_file: str, dataset_name: str, english: Sequence[str]) -> tuple[list[str], str]:

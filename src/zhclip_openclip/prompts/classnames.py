@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from zhclip_openclip._errors import shorten
-from zhclip_openclip.prompts import registry
+from zhclip_openclip.prompts import editions, registry
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts._files import clip_benchmarks, packaged
 from zhclip_openclip.prompts.registry import DatasetPrompts
@@ -21,14 +21,19 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 
 
 @cache
-def pairs(file: str) -> tuple[tuple[str, str], ...]:
+def pairs(file: str, edition: int | None = None) -> tuple[tuple[str, str], ...]:
     """(English, Chinese) for each class of `data/classnames/<file>.json`, in its order.
 
     ImageNet's file holds corrections to the list that clip_benchmark bundles, so that the list itself is not copied.
+    edition: of our prompts, None for the newest; see `editions`.
     """
+    return editions.names(file, edition, _newest_pairs(file))
+
+
+def _newest_pairs(file: str) -> tuple[tuple[str, str], ...]:
     content = packaged("classnames", f"{file}.json")
-    if "classes" in content:
-        return tuple((english, chinese) for english, chinese in content["classes"])
+    if "classes" in content:  # a third part, where there is one, is a note about the name
+        return tuple((english, chinese) for english, chinese, *_ in content["classes"])
     english = clip_benchmarks("en_classnames.json")[file]
     chinese = list(clip_benchmarks("cn_classnames.json")[file])
     for override in content["overrides"]:
@@ -42,13 +47,13 @@ def pairs(file: str) -> tuple[tuple[str, str], ...]:
     return tuple(zip(english, chinese, strict=True))
 
 
-def classes(dataset: DatasetPrompts, spelling: str = "") -> tuple[tuple[str, str], ...]:
+def classes(dataset: DatasetPrompts, spelling: str = "", edition: int | None = None) -> tuple[tuple[str, str], ...]:
     """(English, Chinese) of each class that a data set has, in the order of its labels.
 
     spelling: what the data set is called; TFDS has an order of its own for Food-101, and labels for all of ImageNet
-    where an ImageNet variant has 200 of its classes.
+    where an ImageNet variant has 200 of its classes. edition: as in `pairs`.
     """
-    table = pairs(dataset.classnames)
+    table = pairs(dataset.classnames, edition)
     if registry.is_tfds(spelling):
         moved = packaged("label_order.json")["tfds"].get(dataset.classnames, {})
         return tuple(table[moved.get(str(label), label)] for label in range(len(table)))
@@ -72,15 +77,15 @@ def key(name: str) -> str:
     return re.sub(r"[\s_/-]+", " ", name).strip().casefold()
 
 
-def translate(dataset: DatasetPrompts, english: Sequence[str]) -> list[str]:
+def translate(dataset: DatasetPrompts, english: Sequence[str], edition: int | None = None) -> list[str]:
     """The Chinese name of each class, in the order of `english`, the names that the data set itself has.
 
     `english` may be a part of the classes (ImageNet's variants), and may be WordNet ids for ImageNet or bare numbers
-    0, 1, ... where TFDS gives the classes no names.
+    0, 1, ... where TFDS gives the classes no names. edition: as in `pairs`.
 
     Raises PromptError: a class that has no Chinese name, with the class.
     """
-    table = pairs(dataset.classnames)
+    table = pairs(dataset.classnames, edition)
     names = [str(name) for name in english]
     if dataset.classnames == "imagenet1k" and names and all(map(_WORDNET_ID.fullmatch, names)):
         return [chinese for _, chinese in _from_wordnet_ids(dataset, names, table)]

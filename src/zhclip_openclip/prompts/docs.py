@@ -1,19 +1,23 @@
-"""The table of `docs/datasets_classification.md`, made from the data that evaluations use."""
+"""The tables of `docs/datasets_classification.md`, made from the data that evaluations use."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from zhclip_openclip.prompts import classnames, registry, templates
+from zhclip_openclip.prompts import classnames, editions, registry, templates
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts._files import packaged
 
 BEGIN = "<!-- made by `zhclip classnames --table`; tests/prompts/test_docs.py notices when it is stale -->"
-END = "<!-- end of the table -->"
+END = "<!-- end of the tables -->"
+ALIKE = """## Classes that are alike
+
+Names that a reader can hardly tell apart, most often because the data set itself has two classes of one thing, or one
+that holds another. No name stands for two classes, and none is the same tokens as another to BERT's vocabulary."""
 
 
 def rows() -> list[dict]:
-    """One dictionary for each data set: name, title, spellings, classes, templates, metric, source, elevater.
+    """One dictionary for each data set: name, title, spellings, classes, templates, version, metric, source, elevater.
 
     other_counts: the spellings under which it has another number of classes.
     """
@@ -29,6 +33,7 @@ def rows() -> list[dict]:
                 "classes": count,
                 "other_counts": {spelling: other for spelling, other in counts.items() if other != count},
                 "templates": len(templates.load("zh", dataset).templates),
+                "version": editions.version(dataset, names=True, templates=True),
                 "metric": dataset.published_metric or "acc1",
                 "classnames": f"{dataset.classnames}.json",
                 "source": packaged("classnames", f"{dataset.classnames}.json")["english"],
@@ -42,8 +47,9 @@ def rows() -> list[dict]:
 def table() -> str:
     """Markdown: every data set with its spellings, classes, templates and the source of its English names."""
     lines = [
-        "| data set | `--dataset` | classes | templates (`zh`) | published as | names | source of the English names |",
-        "|---|---|---:|---:|---|---|---|",
+        "| data set | `--dataset` | classes | templates (`zh`) | version | published as | names "
+        "| source of the English names |",
+        "|---|---|---:|---:|---:|---|---|---|",
     ]
     for row in rows():
         spellings = [*row["spellings"], *([f"elevater/{row['elevater']}"] if row["elevater"] else [])]
@@ -53,6 +59,7 @@ def table() -> str:
             "<br>".join(f"`{spelling}`" for spelling in spellings),
             f"{row['classes']}{others}",
             str(row["templates"]),
+            str(row["version"]),
             f"`{row['metric']}`",
             f"[{row['classnames']}](../src/zhclip_openclip/data/classnames/{row['classnames']})",
             row["source"].replace("|", "\\|"),
@@ -61,8 +68,18 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def alike() -> str:
+    """Markdown: the classes that a reader can hardly tell apart by their names, or by what they show."""
+    lines = ["| names | class names of | why |", "|---|---|---|"]
+    files: dict[str, list[str]] = {}  # Caltech-101 has its names twice, in two orders
+    for file in dict.fromkeys(dataset.classnames for dataset in registry.all_datasets().values()):
+        for names, why in packaged("classnames", f"{file}.json").get("alike", ()):
+            files.setdefault(f"{'、'.join(names)} | {{}} | {why}", []).append(f"`{file}`")
+    return "\n".join([*lines, *(f"| {line.format(', '.join(found))} |" for line, found in files.items())])
+
+
 def put_in(path: Path) -> bool:
-    """Write the table between its two marks in a Markdown file; whether that changed the file.
+    """Write both tables between the two marks in a Markdown file; whether that changed the file.
 
     Raises PromptError: it has no such marks.
     """
@@ -71,7 +88,7 @@ def put_in(path: Path) -> bool:
         raise PromptError(f"{path} has no {BEGIN} and {END}; the table goes between these marks")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    new = f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+    new = f"{before}{BEGIN}\n\n{table()}\n\n{ALIKE}\n\n{alike()}\n\n{END}{after}"
     if new != text:
         path.write_text(new, encoding="utf-8")
     return new != text

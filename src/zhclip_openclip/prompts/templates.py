@@ -4,6 +4,7 @@ zh          ours, one list for each data set (`data/templates/zh.json`); the def
 openai80    clip_benchmark's own translation of OpenAI's 80 ImageNet prompts, for every data set
 cn_clip     Chinese-CLIP's, read from the installed `cn_clip`, with the choice that its evaluation makes
 name        the class name and nothing else
+SET@N       the set with edition N of our templates and class names, for results that were made with them
 FILE        clip_benchmark's form: {data set: [template, ...]} or {data set: {class: [prompt, ...]}}
 """
 
@@ -13,7 +14,7 @@ import importlib
 from dataclasses import dataclass
 
 from zhclip_openclip._errors import shorten
-from zhclip_openclip.prompts import _files, languages, registry
+from zhclip_openclip.prompts import _files, editions, languages, registry
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts.registry import DatasetPrompts
 
@@ -25,16 +26,22 @@ SETS = {
 }
 DEFAULT = "zh"
 OPTION = "--custom_template_file"
-#: What clip_benchmark takes when a template file does not have the data set.
-_FALLBACK = "imagenet1k"
 
 
 @dataclass(frozen=True)
 class Templates:
-    """Templates with a `{c}` for the class name, or a dictionary class name -> finished prompts; and where from."""
+    """Templates with a `{c}` for the class name, or a dictionary class name -> finished prompts; and where from.
+
+    edition: of our prompts, None for the newest; the class names are to be of the same.
+    """
 
     templates: list[str] | dict[str, list[str]]
     source: str
+    edition: int | None = None
+
+    def version(self, dataset: DatasetPrompts | None, names_are_ours: bool) -> int | None:
+        """Of the prompts that these templates give a data set; None if nothing of them is ours. See `editions`."""
+        return editions.version(dataset, names_are_ours, self.source == DEFAULT, self.edition)
 
 
 def default(dataset_name: str) -> str:
@@ -44,7 +51,20 @@ def default(dataset_name: str) -> str:
 
 def is_ours(name: str | None) -> bool:
     """Whether the value of `--custom_template_file` names one of our sets, so that it must not reach clip_benchmark."""
-    return name in SETS
+    return name is not None and name.partition("@")[0] in SETS
+
+
+def later_version(name: str, spelling: str) -> int | None:
+    """The version of our prompts that a data set gets with a set or file, None for the first, or if none are ours.
+
+    Meant for what a finished evaluation is known by again: results of the first version do not say so.
+    """
+    if not name:
+        return None
+    bare, edition = editions.split(name, OPTION) if is_ours(name) else (name, None)
+    names_are_ours = not spelling.removeprefix("wds/").startswith(registry.ELEVATER)
+    version = editions.version(registry.find(spelling), names_are_ours, bare == DEFAULT, edition)
+    return version if version != editions.FIRST else None
 
 
 def refuse_elsewhere(name: str | None, dataset_name: str, language: str) -> None:
@@ -65,22 +85,24 @@ def load(
 ) -> Templates:
     """The templates of a data set.
 
-    name: one of :data:`SETS`, a file, or None for the default.
+    name: one of :data:`SETS`, with or without an edition (`zh@1`), a file, or None for the default.
     dataset: None for a data set that has no Chinese prompts of ours; it gets ImageNet's.
     dataset_name: the spelling that the user gave, which a file may have as its key.
     language: zh_Hant converts our sets to traditional characters; a file is taken as it is written.
 
-    Raises PromptError: no such set, a broken file, a template without `{c}`.
+    Raises PromptError: no such set or edition, a broken file, a template without `{c}`.
     """
     name = name or DEFAULT
-    if name not in SETS:
+    if not is_ours(name):
         return _from_file(name, dataset, dataset_name)
-    templates = {"zh": _zh, "openai80": _openai80, "cn_clip": _cn_clip, "name": _name}[name](dataset)
-    return Templates(languages.write(templates, language), name)
+    name, edition = editions.split(name, OPTION)
+    templates = _zh(dataset, edition) if name == DEFAULT else _OTHERS[name](dataset)
+    return Templates(languages.write(templates, language), name, edition)
 
 
-def _zh(dataset: DatasetPrompts | None) -> list[str]:
-    return _files.packaged("templates", "zh.json")[dataset.name if dataset else _FALLBACK]
+def _zh(dataset: DatasetPrompts | None, edition: int | None) -> list[str]:
+    name = dataset.name if dataset else editions.FALLBACK
+    return editions.templates(name, edition, _files.packaged("templates", "zh.json")[name])
 
 
 def _openai80(dataset: DatasetPrompts | None) -> list[str]:
@@ -105,6 +127,9 @@ def _cn_clip(dataset: DatasetPrompts | None) -> list[str]:
     return [function("{c}") for function in functions]
 
 
+_OTHERS = {"openai80": _openai80, "cn_clip": _cn_clip, "name": _name}
+
+
 def _from_file(name: str, dataset: DatasetPrompts | None, dataset_name: str) -> Templates:
     try:
         path = _files.find(name, OPTION)
@@ -114,7 +139,7 @@ def _from_file(name: str, dataset: DatasetPrompts | None, dataset_name: str) -> 
     if not isinstance(content, dict):
         raise PromptError(f'{OPTION}: {path} is no {{"data set": ["template with {{c}}", ...]}}')
     keys = file_keys(dataset, dataset_name)
-    found = next((candidate for candidate in [*keys, _FALLBACK] if candidate in content), None)
+    found = next((candidate for candidate in [*keys, editions.FALLBACK] if candidate in content), None)
     if found is None:
         raise PromptError(
             f"{OPTION}: {path} has no templates for {dataset_name}; it has {shorten(content)}, and it may have them "

@@ -15,11 +15,12 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from zhclip_openclip.prompts import editions
 from zhclip_openclip.report import _names, statistics
 from zhclip_openclip.report._model import VERDICTS, Cell, Column, Comparison, Problem, Report, Row, Run, Table
 from zhclip_openclip.report._tables import Layout, PlannedRow, PlannedTable
 from zhclip_openclip.report.published import load_published
-from zhclip_openclip.report.runs import Results, read_results, without_duplicates
+from zhclip_openclip.report.runs import Results, older_version, read_results, without_duplicates
 
 __all__ = ["VERDICTS", "Cell", "Column", "Comparison", "Problem", "Report", "Row", "Run", "Table", "build"]
 
@@ -130,7 +131,7 @@ def _table(planned: PlannedTable, figures: _Figures, count: _Count) -> Table:
         source = row.source.key if row.source else ""
         rows.append(Row(row.model, row.title, source, row.variant, cells))
     for column in planned.columns:
-        _mark_best(rows, column)
+        _mark_best(rows, column, figures.read.runs)
     return Table(planned.key, planned.title, planned.title_zh, planned.columns, rows)
 
 
@@ -166,15 +167,22 @@ def verdict(published: float | None, low: float | None, high: float | None, roun
     return "reproduced" if low - rounding - tiny <= published <= high + rounding + tiny else "off"
 
 
-def _mark_best(rows: list[Row], column: Column) -> None:
-    """Marks the best of our values in a column where there are two runs to choose from."""
-    ours = {cell.run: cell.ours for cell in (row.cells[column.key] for row in rows) if cell.ours is not None}
-    if len(ours) < 2:
-        return
+def _mark_best(rows: list[Row], column: Column, runs: Sequence[Run]) -> None:
+    """Marks the best of our values in a column where there are two runs to choose from; of each version of the prompts
+    by itself."""
+    by_version: dict[int | None, dict[int, float]] = {}
+    for cell in (row.cells[column.key] for row in rows):
+        if cell.ours is not None:
+            by_version.setdefault(older_version(runs[cell.run]), {})[cell.run] = cell.ours
+    best = {run for ours in by_version.values() if len(ours) > 1 for run in _highest(ours)}
     for row in rows:
         cell = row.cells[column.key]
-        if cell.ours is not None and cell.ours >= max(ours.values()) - _EQUAL:
+        if cell.run in best:
             row.cells[column.key] = replace(cell, best=True)
+
+
+def _highest(ours: dict[int, float]) -> list[int]:
+    return [run for run, value in ours.items() if value >= max(ours.values()) - _EQUAL]
 
 
 # ---------------------------------------------------------------- comparisons
@@ -234,6 +242,9 @@ def _comparisons(
         (one, _), (other, _) = question.runs
         if outcomes[one] is None or outcomes[other] is None:
             continue
+        if older := _older_prompts(figures.read.runs, one, other):
+            problems.setdefault(frozenset(older[:1]), older[1])  # once, however many are newer
+            continue
         try:
             paired = statistics.compare(
                 outcomes[one], outcomes[other], question.column.metric, figures.resamples, seed=figures.seed
@@ -251,6 +262,27 @@ def _comparisons(
         for (question, paired), (p, significant) in zip(found, corrected, strict=True)
     ]
     return comparisons, list(problems.values())
+
+
+def _older_prompts(runs: Sequence[Run], one: int, other: int) -> tuple[int, Problem] | None:
+    """The run of two that was made with an older version of the same prompts of ours, and what to say; or None.
+
+    Runs with two template sets are compared: their rows say so.
+    """
+    both = {index: runs[index] for index in (one, other)}
+    made = {index: editions.made_with(run.dataset, run.templates, run.facts) for index, run in both.items()}
+    if None in made.values() or made[one].version == made[other].version:
+        return None
+    if (made[one].names, made[one].templates) != (made[other].names, made[other].templates):
+        return None
+    older, newer = sorted(made, key=lambda index: made[index].version)
+    run, version = runs[older], made[older].version
+    what = (
+        f"is of version {version} of the prompts of {run.dataset}; not compared with those of version "
+        f"{made[newer].version}, such as {runs[newer].path}"
+    )
+    way_out = f"evaluate again, or those with --custom_template_file {run.templates}@{version}"
+    return older, Problem(run.path, what, way_out)
 
 
 def _comparison(question: _Question, paired: statistics.Paired, p: float, significant: bool) -> Comparison:

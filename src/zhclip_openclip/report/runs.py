@@ -18,7 +18,7 @@ from typing import Any
 from zhclip_openclip import families
 from zhclip_openclip.metrics import per_query, per_sample
 from zhclip_openclip.metrics.recall import DIRECTIONS
-from zhclip_openclip.prompts import languages, registry
+from zhclip_openclip.prompts import editions, languages, registry
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.report import _names, statistics
 from zhclip_openclip.report._model import Problem, Run
@@ -142,6 +142,10 @@ def _run(path: Path, described: dict[str, Any], links_from: Path) -> tuple[Run, 
     if isinstance(skipped, dict) and skipped.get("count"):
         what = f"{skipped['count']} images could not be read and are not in its metrics"
         problems.append(Problem(str(path), what, "its figures are of fewer samples than others'"))
+    incomplete = described.get("incomplete")
+    if isinstance(incomplete, dict):
+        what = f"was evaluated on {incomplete.get('images')} images, and {incomplete.get('published')} are published"
+        problems.append(Problem(str(path), what, "its figures are of other samples than the published ones"))
     facts = {
         key: value for key, value in described.items() if key not in _KNOWN and isinstance(value, (str, int, float))
     }
@@ -306,7 +310,8 @@ def is_checkpoint_file(pretrained: str) -> bool:
 
 def variant(run: Run) -> tuple[str, ...]:
     """What else tells a run from the one that published figures are compared with: another language than Chinese,
-    another template set than `zh`, Chinese-CLIP's copy of a data set, another split than the one that is scored."""
+    another template set than `zh`, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
+    than the one that is scored."""
     from zhclip_openclip.datasets import retrieval
 
     parts = []
@@ -319,11 +324,19 @@ def variant(run: Run) -> tuple[str, ...]:
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
     if run.templates not in ("", "cn_clip" if elevater else "zh"):  # their defaults
         parts.append(f"templates {Path(run.templates).name}")
+    if version := older_version(run):
+        parts.append(f"prompts version {version}")
     if elevater:
         parts.append("elevater")
     if run.facts.get("split") not in (None, split):
         parts.append(f"split {run.facts['split']}")
     return tuple(parts)
+
+
+def older_version(run: Run) -> int | None:
+    """The version of its prompts; None for the newest, and where nothing of them is ours."""
+    made = editions.made_with(run.dataset, run.templates, run.facts)
+    return made.version if made and made.version != made.newest else None
 
 
 def _language(language: str) -> str:

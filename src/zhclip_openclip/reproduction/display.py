@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from zhclip_openclip._errors import printable
 from zhclip_openclip.reproduction._words import duration, result_line
 
 if TYPE_CHECKING:
@@ -56,9 +57,19 @@ class Plain:
         self._ahead -= cell.seconds
         self._say(f"[{self._number}/{self._total}] {self._line(cell, failure, note)}")
 
+    def elsewhere(self, cell: Cell, finished: bool) -> None:
+        self._ahead -= cell.seconds
+        if finished:
+            self._number += 1
+            what = f"{result_line(self._plan, cell)} (another run has finished it)"
+        else:
+            what = "another run is at it; looked at again at the end"
+        self._say(f"[{self._number if finished else '-'}/{self._total}] {cell.title}: {what}")
+
     def _line(self, cell: Cell, failure: str | None, note: str) -> str:
         if failure:
-            return f"{cell.title}: FAILED: {failure} (log: {self._plan.output / 'logs' / (cell.name + '.log')})"
+            log = printable(str(self._plan.output / "logs" / f"{cell.name}.log"))
+            return f"{cell.title}: FAILED: {failure} (log: {log})"
         took = duration(time.monotonic() - self._begun)
         return f"{cell.title}: {result_line(self._plan, cell)} ({took}{self._rate()}){'; ' + note if note else ''}"
 
@@ -127,6 +138,12 @@ class Live(Plain):
         self._before += self._weight(cell)
         self._bars.update(self._all, completed=self._before)
         self._bars.update(self._one, visible=False)
+
+    def elsewhere(self, cell: Cell, finished: bool) -> None:
+        super().elsewhere(cell, finished)
+        if finished:
+            self._before += self._weight(cell)
+            self._bars.update(self._all, completed=self._before, count=f"{self._number}/{self._total}")
 
     def _say(self, line: str) -> None:
         if not line.endswith(": loading") and " left" not in line:  # the bars say that

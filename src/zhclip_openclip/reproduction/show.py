@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zhclip_openclip.reproduction._words import duration
+from zhclip_openclip._errors import printable, shorten
+from zhclip_openclip.reproduction._words import cells, duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +24,7 @@ def show(plan: Plan, console: Console) -> None:
     _show_missing(plan, console)
     count = {state: len(plan.of(state)) for state in ("run", "finished", "missing")}
     console.print(
-        f"\n[bold]{count['run']} cell{'s' * (count['run'] != 1)} to run[/], {count['finished']} finished, "
-        f"{count['missing']} without data"
+        f"\n[bold]{cells(count['run'])} to run[/], {count['finished']} finished, {count['missing']} without data"
     )
     if count["run"]:
         images = sum(cell.data.images for cell in plan.of("run"))
@@ -49,8 +49,10 @@ def _show_models(plan: Plan, console: Console) -> None:
     for number, (weights, templates) in enumerate(columns, 1):
         size = f"{weights.bytes / 1e9:,.1f} GB"
         where = f"{size} here" if weights.here else f"[yellow]about {size} to fetch[/] from {escape(weights.source)}"
-        with_templates = f", templates {escape(templates)}" if several else ""
-        console.print(f"[bold]{number:>2}[/] {escape(weights.title)}{with_templates}: {where}", soft_wrap=True)
+        with_templates = f", templates {escape(printable(templates))}" if several else ""
+        console.print(
+            f"[bold]{number:>2}[/] {escape(printable(weights.title))}{with_templates}: {where}", soft_wrap=True
+        )
     console.print()
 
 
@@ -82,9 +84,15 @@ def _show_cells(plan: Plan, console: Console) -> None:
         )
     console.print(table)
     console.print("  ".join(f"{sign} {word}" for sign, word in zip(signs.values(), _WORDS, strict=True)))
+    notes: dict[str, list[str]] = {}
     for cell in plan.cells:
         if cell.note and cell.state != "missing":
-            console.print(f"[yellow]{escape(cell.title)}[/]: {escape(cell.note)}", soft_wrap=True)
+            notes.setdefault(cell.note, []).append(cell.title)
+        if incomplete := cell.incomplete():
+            told = notes.setdefault(f"{incomplete}: not what was published; is the copy complete?", [])
+            told += [cell.entry.name] if cell.entry.name not in told else []
+    for note, titles in notes.items():
+        console.print(f"[yellow]{escape(shorten(titles))}[/]: {escape(printable(note))}", soft_wrap=True)
 
 
 def _read_as(found: Found) -> str:
@@ -104,4 +112,4 @@ def _show_missing(plan: Plan, console: Console) -> None:
         console.print(f"  [bold]{entry.name}[/] ({size}): {escape(entry.get)}", soft_wrap=True)
         console.print(f"    [dim]{escape(entry.place)}[/]", soft_wrap=True)
         if not data.absent:
-            console.print(f"    [yellow]there, but: {escape(data.reason)}[/]", soft_wrap=True)
+            console.print(f"    [yellow]there, but: {escape(printable(data.reason))}[/]", soft_wrap=True)

@@ -28,6 +28,10 @@ def as_transformers(transform: Compose) -> Compose:
     open_clip and OpenAI resize first and convert to RGB afterwards, so an image with a palette is resized by nearest
     neighbours and colours below full transparency bleed; transformers converts first. Transparency is dropped, as it
     was by every version of transformers until late in 5, and by those that these models were published with.
+
+    What is no chain of steps is given back as it is: open_clip 4's NaFlex transforms, which keep an image's shape.
     """
+    if not isinstance(transform, Compose):
+        return transform
     steps = [FloorCenterCrop(step.size) if isinstance(step, CenterCrop) else step for step in transform.transforms]
     return Compose([to_rgb, *steps])

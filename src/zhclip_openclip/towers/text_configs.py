@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from zhclip_openclip import _paths
-from zhclip_openclip.families import all_families
-
-#: Stands before the name of a text tower in folders that stock open_clip cannot load; its error then shows the way out.
-MISSING = "pip-install-zhclip-openclip/"
+from zhclip_openclip._errors import CheckpointError
+from zhclip_openclip.checkpoints._beside import MISSING
+from zhclip_openclip.families import Model, all_families
 
 
 def _path(name: str) -> Path | None:
@@ -42,3 +41,36 @@ def load(name: str):
 def base(name: str) -> str:
     """The repository of the encoder that a text tower began its training from: `base` in its file, or its own name."""
     return json.loads(_path(name).read_text(encoding="utf-8")).get("base", name)
+
+
+def positions(config) -> int:
+    """How many tokens a text may have for the encoder of a transformers config."""
+    # RoBERTa counts from the id of its padding plus one, so its first positions are never taken.
+    unused = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    return config.max_position_embeddings - unused
+
+
+def of(model: Model):
+    """The transformers config of the text tower of a model, None for one that is not of this package's making."""
+    name = model.config()["text_cfg"].get("hf_model_name")
+    return load(name) if is_known(name) else None
+
+
+def check_length(model: Model, length: int | None) -> None:
+    """An error for a context length with which the text tower of `model` cannot work. None is no length at all.
+
+    Raises CheckpointError.
+    """
+    config = of(model) if length is not None else None
+    if config is not None:
+        check_positions(length, positions(config), model.name)
+
+
+def check_positions(length: int, longest: int | None, name: str = "this model") -> None:
+    """As `check_length`, for a known number of positions. Raises CheckpointError."""
+    if length < 3:
+        raise CheckpointError(f"context_length={length} leaves no room for a text between its first and its last token")
+    if longest is not None and length > longest:
+        raise CheckpointError(
+            f"context_length={length} is too much: {name} has positions for {longest} tokens, so give {longest} or less"
+        )

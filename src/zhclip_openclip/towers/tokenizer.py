@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 import transformers
 from open_clip.tokenizer import HFTokenizer
 
-from zhclip_openclip._errors import DownloadError, ZhclipError
+from zhclip_openclip._errors import CheckpointError, DownloadError
 from zhclip_openclip.checkpoints import _files
+from zhclip_openclip.checkpoints._place import Repository
 from zhclip_openclip.families import Family, Model
+from zhclip_openclip.towers import _tokenizer_files, text_configs
+from zhclip_openclip.towers._tokenizer_files import EXTRA, VOCABULARY
 
 logger = logging.getLogger(__name__)
-
-#: One of these makes a folder usable for the tokenizer of that class.
-VOCABULARY = {
-    "BertTokenizerFast": ("vocab.txt", "tokenizer.json"),
-    "XLMRobertaTokenizerFast": ("tokenizer.json", "sentencepiece.bpe.model"),
-}
-#: Files that say more about a tokenizer, fetched where they exist.
-_EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class ChineseTokenizer(HFTokenizer):
@@ -31,7 +28,10 @@ class ChineseTokenizer(HFTokenizer):
     open_clip's class repairs texts with ftfy first, which turns Chinese full-width punctuation into ASCII; the authors
     of these models do not, so neither does this one.
 
-    Calling it with a text or a list of texts gives a (texts, context_length) tensor of ids, padded on the right.
+    Its attributes are those of open_clip 4's tokenizers, whichever version is installed: `context_length`,
+    `pad_token_id`, `sot_token_id` and `eot_token_id` (the first and the last id of a text), `vocab_size`.
+
+    longest: the largest `context_length` that the model has positions for; None where that is not known.
     """
 
     def __init__(
@@ -41,55 +41,140 @@ class ChineseTokenizer(HFTokenizer):
         context_length: int,
         normalise: Callable[[str], str] | None = None,
         max_input_chars_per_word: int | None = None,
+        longest: int | None = None,
         **kwargs,
     ):
         self.tokenizer_mode = ""
         self.context_length = context_length
+        self.longest = longest
         self.clean_fn = normalise or _as_it_is
         self.strip_sep_token = False
         self.tokenizer = getattr(transformers, tokenizer_class).from_pretrained(folder, **kwargs)
+        self.tokenizer.padding_side = "right"  # a tokenizer_config.json may say otherwise; the towers reckon with it
         if max_input_chars_per_word is not None:  # WordPiece's limit, which the class takes no argument for
             self.tokenizer.backend_tokenizer.model.max_input_chars_per_word = max_input_chars_per_word
+        self.pad_token_id = self.tokenizer.pad_token_id
+        self.sot_token_id = _first_known(self.tokenizer.bos_token_id, self.tokenizer.cls_token_id)
+        self.eot_token_id = _first_known(self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        self.vocab_size = len(self.tokenizer)
+
+    def __call__(
+        self, texts: str | Sequence[str], context_length: int | None = None, pad: bool = True
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Token ids of a text or a sequence of texts; what is too long is cut before its last token.
+
+        context_length: that of the tokenizer if None.
+        pad: whether all have that length.
+
+        Returns (texts, context_length) ids, padded on the right; without `pad` a list of (length,) ids, one a text.
+        Raises CheckpointError: the model has no positions for that many tokens.
+        """
+        length = context_length or self.context_length
+        text_configs.check_positions(length, self.longest)
+        cleaned = [self.clean_fn(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        if not cleaned:
+            return torch.zeros(0, length, dtype=torch.long) if pad else []
+        ids = self.tokenizer(
+            cleaned,
+            max_length=length,
+            truncation=True,
+            padding="max_length" if pad else False,
+            return_token_type_ids=False,
+            return_attention_mask=False,
+        )["input_ids"]
+        return torch.tensor(ids) if pad else [torch.tensor(of_one) for of_one in ids]
 
 
 def _as_it_is(text: str) -> str:
     return text
 
 
-def build(family: Family, model: Model, near: str | Path | None = None, cache_dir=None, context_length=None, **kwargs):
+def _first_known(*ids: int | None) -> int | None:
+    return next((known for known in ids if known is not None), None)
+
+
+def build(
+    family: Family,
+    model: Model,
+    near: str | Path | Repository | None = None,
+    cache_dir=None,
+    context_length=None,
+    **kwargs,
+):
     """The tokenizer of a model.
 
-    near: a checkpoint file or folder; tokenizer files beside it are taken first.
+    near: a checkpoint file or folder, or a repository; tokenizer files beside it are taken first.
     context_length: number of tokens; the config's if None.
 
-    Raises DownloadError: no vocabulary on this machine or the hub.
+    Raises DownloadError: no vocabulary on this machine or the hub. Raises CheckpointError: a file there is not what its
+    name says, or no vocabulary of this model; more tokens than the model has positions for.
     """
-    folder = find(family, model, near, cache_dir)
     length = context_length or model.config()["text_cfg"].get("context_length", 77)
+    config = text_configs.of(model)
+    longest = text_configs.positions(config) if config else None
+    text_configs.check_positions(length, longest, model.name)
+    folder = find(family, model, near, cache_dir)
+    tokenizer_class = model.tokenizer or family.tokenizer
+    names = VOCABULARY[tokenizer_class]
+    told = _tokenizer_files.check(folder, names)
     options = {**family.tokenizer_options, **model.tokenizer_options, **kwargs}
+    if tokenizer_class.startswith("Bert"):
+        # transformers 5.0 to 5.2 keep capitals and accents where no file says otherwise, all others drop them.
+        lower = told.get("do_lower_case")
+        options.setdefault("do_lower_case", True if lower is None else lower)
     try:
-        return ChineseTokenizer(folder, model.tokenizer or family.tokenizer, length, family.normalise, **options)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-            # transformers reads sentencepiece's own format with these two, and without them asks for a third.
-            absent = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
-            if absent:
-                reason = "there is no tokenizer.json, and its sentencepiece.bpe.model needs two more packages: "
-                reason += "pip install sentencepiece protobuf"
-        raise ZhclipError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
+        tokenizer = ChineseTokenizer(folder, tokenizer_class, length, family.normalise, longest=longest, **options)
+    except Exception as error:  # tokenizers raises Exception itself, and what its parsers raise
+        raise _tokenizer_files.unreadable(folder, names, error) from error
+    _check_vocabulary(tokenizer, _tokenizer_files.vocabulary(folder, names), model, config)
+    return tokenizer
 
 
-def find(family: Family, model: Model, near: str | Path | None = None, cache_dir=None) -> Path:
+def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, config) -> None:
+    """An error where the ids cannot be the model's: special tokens that had to be added, another padding. A warning
+    where the number of tokens is another.
+
+    config: the text tower's, None where it is not known.
+    """
+    hf = tokenizer.tokenizer
+    known = hf.backend_tokenizer.model.token_to_id
+    special = {name: getattr(hf, name) for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
+    absent = [token or f"a {name}" for name, token in special.items() if not token or known(token) is None]
+    if absent:
+        raise CheckpointError(f"{path} does not hold {' and '.join(absent)}: it is no vocabulary of {model.name}")
+    if config is None:
+        return
+    if tokenizer.pad_token_id != config.pad_token_id:
+        raise CheckpointError(
+            f"{path} pads with id {tokenizer.pad_token_id} ({hf.pad_token}) and {model.name} with "
+            f"{config.pad_token_id}: it is the vocabulary of another model"
+        )
+    # One in a hundred more or less are words that stand there twice, or tokens that were added.
+    if abs(tokenizer.vocab_size - config.vocab_size) > config.vocab_size // 100:
+        warnings.warn(
+            f"{path} holds {tokenizer.vocab_size} tokens and {model.name} has {config.vocab_size}: it is cut short, or "
+            "of another model, whose ids mean other words",
+            stacklevel=4,
+        )
+
+
+def find(family: Family, model: Model, near: str | Path | Repository | None = None, cache_dir=None) -> Path:
     """The folder with the tokenizer files of a model, downloaded where they are not on this machine.
 
-    Raises DownloadError: they are nowhere to be had.
+    Raises DownloadError: they are nowhere to be had. Raises CheckpointError: beside `near` something else has the name
+    of one.
     """
     names = VOCABULARY[model.tokenizer or family.tokenizer]
-    if near:
+    if isinstance(near, Repository):
+        vocabulary = _files.fetch(near.repo, names, cache_dir, optional=True)
+        if vocabulary is not None:
+            for extra in EXTRA:
+                _files.fetch(near.repo, [extra], cache_dir, optional=True)
+            return vocabulary.parent
+    elif near:
         path = Path(near).expanduser()
         folder = path if path.is_dir() else path.parent
-        if path.exists() and any((folder / name).is_file() for name in names):
+        if path.exists() and _tokenizer_files.in_folder(folder, names):
             return folder
     if family.tokenizer_path is not None:
         return family.tokenizer_path
@@ -102,7 +187,7 @@ def find(family: Family, model: Model, near: str | Path | None = None, cache_dir
     for repo in repos:
         try:
             vocabulary = _files.fetch(repo, names, cache_dir)
-            for extra in _EXTRA:
+            for extra in EXTRA:
                 _files.fetch(repo, [extra], cache_dir, optional=True)
             return vocabulary.parent
         except DownloadError as error:
@@ -111,14 +196,12 @@ def find(family: Family, model: Model, near: str | Path | None = None, cache_dir
     if installed is not None:
         logger.warning("%s: the tokenizer could not be fetched, %s is taken (%s)", model.name, installed, first)
         return installed.parent
-    raise first or DownloadError(f"{model.name} names no repository with a tokenizer")
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the package that it is in
-        return False
+    if first is None:
+        raise DownloadError(f"{model.name} names no repository with a tokenizer")
+    raise DownloadError(
+        f"{first}; where the tokenizer files lie with the weights, name their folder: "
+        f"open_clip.get_tokenizer({model.name!r}, pretrained=FOLDER)"
+    ) from first
 
 
 def _installed(family: Family) -> Path | None:

@@ -6,9 +6,10 @@ This page is the whole of the contact; what stands in the place of each name is 
 from __future__ import annotations
 
 import importlib
+import sys
 
 from zhclip_openclip.integrations._patching import Patch, apply
-from zhclip_openclip.integrations.open_clip import models, text_towers, tokenizers
+from zhclip_openclip.integrations.open_clip import models, saving, text_towers, tokenizers
 
 PATCHES = [
     Patch(
@@ -50,9 +51,24 @@ PATCHES = [
 ]
 
 
+SAVING = [
+    Patch(
+        "open_clip.push_to_hf_hub",
+        "save_config_for_hf",
+        saving.save_config_for_hf,
+        "for our models: the folder says which model it holds, so that its twin is not taken for it",
+    ),
+]
+
+
 def hook_factory(factory) -> None:
     """Called when `open_clip.factory` has been executed."""
     register()
+
+
+def hook_push(module) -> None:
+    """Called when `open_clip.push_to_hf_hub`, which open_clip loads after its factory, has been executed."""
+    apply(SAVING, "open_clip")
 
 
 def register() -> None:
@@ -63,3 +79,5 @@ def register() -> None:
     apply([patch for patch in PATCHES if patch.name == "HFTextEncoder"], "open_clip.model")
     models.add_configs(factory)
     models.add_pretrained()
+    if "open_clip.push_to_hf_hub" in sys.modules:
+        hook_push(sys.modules["open_clip.push_to_hf_hub"])

@@ -13,58 +13,121 @@ from pathlib import Path
 from zhclip_openclip import _paths
 from zhclip_openclip.families import all_families, find
 
-#: The checkpoint that `create_model` is loading, for `load_checkpoint`, which open_clip calls with its path alone.
+#: The checkpoint that `create_model` is loading and how, for `load_checkpoint`, which open_clip calls with its path
+#: alone.
 _loading: contextvars.ContextVar = contextvars.ContextVar("zhclip_loading", default=None)
 
 
 def create_model(original):
+    """What stands for `open_clip.factory.create_model`."""
     signature = inspect.signature(original)
 
     def create_model(*args, **kwargs):
         call = signature.bind(*args, **kwargs)
         name = str(call.arguments["model_name"])
-        found = find(name)
-        if found is None:
-            built = original(*args, **kwargs)
-            if folder_model := written_for(name):
-                built.zhclip_model = folder_model
-            return built
-        from zhclip_openclip.checkpoints import _no_init, _resolve
+        from zhclip_openclip.checkpoints import _names
 
-        family, model = found
-        pretrained = call.arguments.get("pretrained")
-        checkpoint = None
-        if pretrained and call.arguments.get("load_weights", True):
-            checkpoint = _resolve.resolve(family, model, pretrained, call.arguments.get("cache_dir"))
-            model = checkpoint.model
-        call.arguments["model_name"] = model.name
-        call.arguments["pretrained"] = str(checkpoint.weights.path) if checkpoint else None
-        call.arguments["force_preprocess_cfg"] = {
-            **model.preprocess,
-            **(checkpoint.preprocess if checkpoint else {}),
-            **(call.arguments.get("force_preprocess_cfg") or {}),
-        }
-        token = _loading.set(checkpoint)
-        try:
-            with _no_init.NoInit() if checkpoint else contextlib.nullcontext():
-                built = original(*call.args, **call.kwargs)
-        finally:
-            _loading.reset(token)
-        with contextlib.suppress(AttributeError, RuntimeError):  # a scripted module takes no attributes
-            built.zhclip_model = model.name
-        return built
+        named = _names.named(name, call.arguments.get("cache_dir"))
+        if named is None:
+            return original(*args, **kwargs)
+        if named.stock_path:  # a folder or repository in open_clip's own form, which open_clip builds as it says
+            built = original(*args, **kwargs)
+            _belongs_to(built, named.model.name)
+            return built
+        return _build(original, call, named)
 
     return create_model
+
+
+def _build(original, call, named):
+    from zhclip_openclip.checkpoints import _no_init, _resolve
+    from zhclip_openclip.towers import text_configs
+
+    given = call.arguments
+    family, model = named.family, named.model
+    pretrained = given.get("pretrained") or named.tag
+    if named.tag and given.get("pretrained"):
+        warnings.warn(f"pretrained={given['pretrained']!r} is not used: {given['model_name']} names its weights itself")
+        pretrained = named.tag
+    text_configs.check_length(model, given.get("force_context_length"))
+    force_size = given.get("force_image_size")
+    overrides = {key: value for key, value in (given.get("force_preprocess_cfg") or {}).items() if value is not None}
+    checkpoint = None
+    if pretrained:
+        if given.get("load_weights", True):
+            asked = _resolve.Asked(force_size, bool(overrides))
+            checkpoint = _resolve.resolve(family, model, pretrained, given.get("cache_dir"), asked)
+            model = checkpoint.model
+        else:
+            _resolve.where(model, str(pretrained), given.get("cache_dir"))  # it has to be there all the same
+    given["model_name"] = model.name
+    given["pretrained"] = str(checkpoint.weights.path) if checkpoint else None
+    given["force_preprocess_cfg"] = {**model.preprocess, **(checkpoint.preprocess if checkpoint else {}), **overrides}
+    if checkpoint and checkpoint.image_size is not None:
+        given["force_image_size"] = checkpoint.image_size
+    if checkpoint and checkpoint.context_length is not None:
+        given.setdefault("force_context_length", None)
+        given["force_context_length"] = given["force_context_length"] or checkpoint.context_length
+    loading = _Loading(checkpoint, force_size is not None, _no_init.NoInit()) if checkpoint else None
+    token = _loading.set(loading)
+    try:
+        with loading.no_init if loading else contextlib.nullcontext():
+            built = original(*call.args, **call.kwargs)
+    finally:
+        _loading.reset(token)
+    if loading:
+        loading.no_init.refuse_unfilled(built, model.name)
+        _tell_what_towers_brought(built, given)
+    _belongs_to(built, model.name, given.get("force_context_length"))
+    return built
+
+
+class _Loading:
+    """One call of `create_model` with weights.
+
+    interpolate: whether positions may be made to fit another image size. no_init: in force until the weights are read.
+    """
+
+    def __init__(self, checkpoint, interpolate: bool, no_init):
+        self.checkpoint, self.interpolate, self.no_init = checkpoint, interpolate, no_init
+
+
+def _belongs_to(built, name: str, context_length: int | None = None) -> None:
+    """Mark a model as ours, so that what is saved of it says which one it is."""
+    from zhclip_openclip.checkpoints import _own
+
+    with contextlib.suppress(AttributeError, RuntimeError):  # a scripted module takes no attributes
+        built.zhclip_model = name
+        _own.say_it_when_saved(built, context_length)
+
+
+def _tell_what_towers_brought(built, given) -> None:
+    """A warning where a file of one tower, which open_clip loads without being strict, does not hold that tower."""
+    from zhclip_openclip.checkpoints import _read
+
+    for option, tower in (("pretrained_image_path", "visual"), ("pretrained_text_path", "text")):
+        path, module = given.get(option), getattr(built, tower, None)
+        if not path or module is None or not Path(path).is_file():
+            continue
+        wanted = set(module.state_dict())
+        held = wanted & set(_read.read(path).shapes)
+        if len(held) < len(wanted):
+            warnings.warn(
+                f"{option}={path} holds {len(held)} of the {len(wanted)} tensors of {given['model_name']}'s tower; all "
+                "others are those of `pretrained`. Such a file has the names of the tower's own state dict"
+            )
 
 
 def with_transform(original):
     """For `create_model_and_transforms` and `create_model_from_pretrained`: the last of what they give is the
     transform for validation."""
 
-    def create(model_name, *args, **kwargs):
-        built = original(model_name, *args, **kwargs)
-        found = find(str(model_name))
-        if found is None or found[0].image_processor != "transformers" or not isinstance(built, tuple):
+    def create(*args, **kwargs):
+        built = original(*args, **kwargs)
+        if not isinstance(built, tuple):
+            return built
+        found = find(getattr(built[0], "zhclip_model", None) or "")
+        if found is None or found[0].image_processor != "transformers":
             return built
         from zhclip_openclip.towers.images import as_transformers
 
@@ -74,37 +137,62 @@ def with_transform(original):
 
 
 def load_checkpoint(original):
+    """What stands for `open_clip.factory.load_checkpoint`."""
     signature = inspect.signature(original)
 
     def load_checkpoint(*args, **kwargs):
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
         model, path = call.arguments["model"], call.arguments["checkpoint_path"]
-        checkpoint = _loading.get()
-        name = checkpoint.model.name if checkpoint else getattr(model, "zhclip_model", None)
-        if name is None:
+        loading = _loading.get()
+        if loading is None and getattr(model, "zhclip_model", None) is None:
             return original(*args, **kwargs)
-        from zhclip_openclip.checkpoints import _load, _resolve
+        from zhclip_openclip.checkpoints import _files, _load, _resolve
 
-        if checkpoint is not None and str(checkpoint.weights.path) == str(path):
-            pieces = checkpoint.pieces
-        else:
-            pieces = _resolve.complete(path, *find(name))
-        return _load.load(model, pieces, name, call.arguments["strict"])
+        strict = call.arguments["strict"]
+        if loading is not None and str(loading.checkpoint.weights.path) == str(path):
+            checkpoint = loading.checkpoint
+            loading.no_init.end()  # what open_clip loads from here on is meant
+            resize = loading.interpolate
+            if resize or checkpoint.image_size is not None:
+                _made_for(model, checkpoint.held_size)  # open_clip asks it for the other size afterwards
+            told = _load.load(model, checkpoint.pieces, checkpoint.model.name, strict, resize=resize)
+            loading.no_init.fill(set(model.state_dict()) - set(told.missing_keys))
+            return told
+        name = loading.checkpoint.model.name if loading else model.zhclip_model
+        size = getattr(getattr(model, "visual", None), "image_size", None)
+        checkpoint = _resolve.for_model(
+            _files.weights_at(path), *find(name), size[0] if isinstance(size, tuple) else size
+        )
+        size = getattr(getattr(model, "visual", None), "image_size", None)
+        before = _made_for(model, checkpoint.held_size)
+        try:
+            return _load.load(model, checkpoint.pieces, name, strict, resize=True)
+        finally:
+            if before is not None:
+                _made_for(model, before)
+                model.visual.image_size = size
 
     return load_checkpoint
 
 
-def written_for(name: str) -> str | None:
-    """The model that a `local-dir:` of ours holds, for which `zhclip convert` wrote it."""
-    if not name.startswith("local-dir:"):
-        return None
-    from zhclip_openclip.export import open_clip_folder
+def _made_for(model, size: int | None) -> int | None:
+    """Make a tower of timm's, whose positions timm itself interpolates, one for images of `size` pixels.
 
-    return open_clip_folder.written_for(Path(name.partition(":")[2]))
+    Returns the size that its positions were made for, which need not be that of its images (`zhclip-tiny`); None for
+    other towers, and where nothing had to be done.
+    """
+    visual = getattr(model, "visual", None)
+    made_for = getattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "img_size", None)
+    before = made_for[0] if isinstance(made_for, (tuple, list)) else made_for
+    if size is None or before in (None, size) or not hasattr(visual, "set_input_size"):
+        return None
+    visual.set_input_size(size)
+    return before
 
 
 def add_configs(factory) -> None:
+    """Our model configs under open_clip's eyes, aliases as models of their own."""
     folders = [_paths.model_configs(), *(f.configs for f in all_families().values() if f.configs)]
     for folder in folders:
         if folder not in factory._MODEL_CONFIG_PATHS:
@@ -123,6 +211,7 @@ def add_configs(factory) -> None:
 
 
 def add_pretrained() -> None:
+    """Our tags in open_clip's table of published weights."""
     pretrained = importlib.import_module("open_clip.pretrained")
     for family in all_families().values():
         for model in family.models:

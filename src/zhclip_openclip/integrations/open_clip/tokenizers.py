@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from zhclip_openclip.families import find
-from zhclip_openclip.integrations.open_clip.models import written_for
-
 
 def get_tokenizer(original):
+    """The family's tokenizer for a model of ours, however it is named."""
+
     def get_tokenizer(model_name="", context_length=None, cache_dir=None, *args, pretrained=None, **kwargs):
-        found, folder = find(str(model_name)), None
-        if found is None and (name := written_for(str(model_name))):
-            found, folder = find(name), str(model_name).partition(":")[2]
-        if found is None:
+        from zhclip_openclip.checkpoints import _names
+
+        named = _names.named(str(model_name), cache_dir)
+        if named is None:
             if pretrained is not None:
                 kwargs["pretrained"] = pretrained
             return original(model_name, context_length, cache_dir, *args, **kwargs)
         from zhclip_openclip.towers import tokenizer
 
-        family, model = found
-        return tokenizer.build(family, model, folder or pretrained, cache_dir, context_length, **kwargs)
+        near, length = _names.tokenizer_place(named, pretrained, cache_dir)
+        return tokenizer.build(named.family, named.model, near, cache_dir, context_length or length, **kwargs)
 
     return get_tokenizer

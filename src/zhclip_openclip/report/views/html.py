@@ -37,23 +37,23 @@ DEFINITIONS = {
     ),
     "image_retrieval_recall@": (
         "R@k, Text-to-Image: the share of texts with a right image among the k images that score highest.",
-        "文搜图 R@k：得分最高的 k 张图片中至少有一张正确的文本所占的比例。",
+        "文搜图 R@k：一条文本得分最高的 k 张图片里有正确图片，就算命中；取命中的文本所占的比例。",
     ),
     "text_retrieval_recall@": (
         "R@k, Image-to-Text: the share of images with a right text among the k texts that score highest.",
-        "图搜文 R@k：得分最高的 k 条文本中至少有一条正确的图片所占的比例。",
+        "图搜文 R@k：一张图片得分最高的 k 条文本里有正确文本，就算命中；取命中的图片所占的比例。",
     ),
     "acc1": (
         "Accuracy (acc1): the share of images whose class scores highest.",
-        "准确率（acc1）：得分最高的类别正是图片所属类别的图片所占的比例。",
+        "准确率（acc1）：一张图片得分最高的类别正确，就算答对；取答对的图片所占的比例。",
     ),
     "acc5": (
         "Accuracy within five (acc5): the share of images whose class is among the five that score highest.",
-        "前五准确率（acc5）：图片所属类别在得分最高的五个类别之中的图片所占的比例。",
+        "前五准确率（acc5）：一张图片得分最高的五个类别里有正确类别，就算答对；取答对的图片所占的比例。",
     ),
     "mean_per_class_": (
         "Accuracy per class (mean_per_class_…): the accuracy of each class, then the mean over the classes.",
-        "类别平均准确率（mean_per_class_…）：先算每个类别的准确率，再对类别取平均。",
+        "各类平均准确率（mean_per_class_…）：先算每个类别的准确率，再对类别取平均。",
     ),
     "mean_average_precision": (
         "Mean average precision: the average precision of each class, then the mean over the classes.",
@@ -64,6 +64,14 @@ DEFINITIONS = {
         "averaged; then the mean over the classes.",
         "11 点平均精度均值：每个类别在召回率不低于 0、0.1、……、1 时所能达到的最高精度取平均，再对类别取平均。",
     ),
+}
+
+
+#: What the tests between runs are called in Chinese.
+TESTS = {
+    "McNemar, exact": "McNemar 精确检验",
+    "paired permutation": "配对置换检验",
+    "paired permutation, exact": "配对置换精确检验",
 }
 
 
@@ -86,6 +94,7 @@ def render(report: Report) -> str:
         signed=signed,
         probability=probability,
         beside=beside,
+        translated=lambda column: _translated(column.title, column.title_zh),
         exact=lambda value: "" if value is None else repr(float(value)),
         thousands=lambda value: f"{value:,}",
         here=lambda text: inside(str(text), folder),
@@ -105,6 +114,7 @@ def render(report: Report) -> str:
         tables=sorted((_table(report, *one) for one in enumerate(report.tables)), key=lambda one: not one["run"]),
         comparisons=_comparisons(report),
         definitions=_definitions(report.tables),
+        tests={one.test: TESTS.get(one.test) for one in report.comparisons},
         chart={"row": charts.ROW, "top": charts.TOP, "foot": charts.FOOT, "width": charts.WIDTH},
     )
 
@@ -133,6 +143,11 @@ def probability(value: float) -> str:
 def beside(column: Column) -> str:
     """The Chinese title without the name that stands before it already: of 'DTD' and 'DTD 纹理' the latter half."""
     return "" if column.title_zh == column.title else column.title_zh.removeprefix(f"{column.title} ")
+
+
+def _translated(title: str, title_zh: str) -> bool:
+    """Whether the Chinese title says what the English one does, so that a page in Chinese can do without the latter."""
+    return bool(title_zh) and not title_zh.startswith(title)
 
 
 # ---------------------------------------------------------------- paths
@@ -239,12 +254,14 @@ def _samples(table: Table, column: Column) -> int | None:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of charts. name, small, small_zh: what stands beside it; label: what it is called in full."""
+    """A line of charts. name, small, small_zh: what stands beside it; label: what it is called in full. translated:
+    whether small_zh is the name in Chinese."""
 
     name: str
     label: str
     small: str = ""
     small_zh: str = ""
+    translated: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,6 +269,7 @@ class _Panel:
     title: str
     title_zh: str
     svg: str
+    translated: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,7 +304,8 @@ def _bands(table: Table, name: str) -> Iterator[_Band]:
             for column in shown[start : start + PANELS]:
                 about = " ".join(filter(None, (table.title, title, column.title)))
                 svg = _svg([_cell(row, column) for row in rows], lines, f"{name} {column.key}", about)
-                panels.append(_Panel(column.title, beside(column), svg))
+                translated = _translated(column.title, column.title_zh)
+                panels.append(_Panel(column.title, beside(column), svg, translated))
             yield _Band(lines, panels, title, title_zh)
 
 
@@ -297,10 +316,17 @@ def _bands_of_one(table: Table, row: Row, groups: list[tuple[str, str, list[Colu
             continue
         lines, panels = [], []
         for title, title_zh, columns in same:
-            lines = [_Line(one.title, f"{row.label} {one.title}", small_zh=beside(one)) for one in columns]
+            lines = [
+                _Line(
+                    *(one.title, f"{row.label} {one.title}"),
+                    small_zh=beside(one),
+                    translated=_translated(one.title, one.title_zh),
+                )
+                for one in columns
+            ]
             about = " ".join(filter(None, (table.title, title)))
             svg = _svg([_cell(row, column) for column in columns], lines, f"{name} {columns[0].key}", about)
-            panels.append(_Panel(title or row.label, title_zh, svg))
+            panels.append(_Panel(title or row.label, title_zh, svg, bool(title) and _translated(title, title_zh)))
         yield _Band(lines, panels)
 
 

@@ -1,0 +1,94 @@
+"""What a model name means: a name of ours, or a folder or repository that holds a model of ours."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from zhclip_openclip._errors import CheckpointError, DownloadError
+from zhclip_openclip._reading import read_json
+from zhclip_openclip.checkpoints import _beside, _files, _resolve
+from zhclip_openclip.checkpoints._place import Folder, Place, Repository
+from zhclip_openclip.families import Family, Model, all_names, find
+
+LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model of ours that was asked for.
+
+    place: the folder or repository that was named in place of a model. tag: of the weights that the name itself means.
+    stock_path: whether it is in open_clip's own form, which open_clip builds by itself.
+    """
+
+    family: Family
+    model: Model
+    place: Place | None = None
+    tag: str = ""
+    stock_path: bool = False
+
+
+def named(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Named | None:
+    """The model of ours behind `name`: a name, an alias, `local-dir:DIR`, `hf-hub:org/name`; None for anybody else's.
+
+    A repository of the hub that publishes the weights of a tag of ours means that model with that tag.
+
+    Raises CheckpointError: a name of ours in another spelling of its letters, which open_clip would not know.
+    """
+    if name.startswith(LOCAL):
+        place: Place = Folder(Path(name.removeprefix(LOCAL)))
+        return _of_config(place)
+    if name.startswith(_resolve.HUB):
+        repo = name.removeprefix(_resolve.HUB).split("@")[0]
+        if published := _resolve.repository_of(repo):
+            family, model, tag = published
+            return Named(family, model, tag=tag)
+        return _of_config(Repository(repo, cache_dir))
+    found = find(name)
+    if found is not None:
+        return Named(*found)
+    close = [ours for ours in all_names() if ours.lower() == name.lower()]
+    if close:
+        raise CheckpointError(f"there is no model {name!r}: it is written {close[0]!r}")
+    return None
+
+
+def _of_config(place: Place) -> Named | None:
+    """The model of ours that an `open_clip_config.json` describes. What cannot be read is open_clip's to tell."""
+    try:
+        path = place.get(_beside.OPEN_CLIP_CONFIG)
+        found = find(_beside.model_of(read_json(path, CheckpointError))) if path else None
+    except (CheckpointError, DownloadError):
+        return None
+    return Named(*found, place=place, stock_path=True) if found else None
+
+
+def tokenizer_place(
+    named: Named, pretrained: str | os.PathLike[str] | None, cache_dir
+) -> tuple[Path | Repository | None, int | None]:
+    """Where to look for tokenizer files first, and the context length that is told there, if it is.
+
+    pretrained: as for `create_model`; what is no path and no repository says nothing here.
+    """
+    place = named.place
+    if place is None and pretrained:
+        given = str(pretrained)
+        if _resolve.find_tag(named.model, given) is None:
+            if given.startswith(_resolve.HUB):
+                place = Repository(given.removeprefix(_resolve.HUB), cache_dir)
+            elif (path := _files.existing(given)) is not None:
+                place = Folder(path if path.is_dir() else path.parent)
+    if place is None:
+        return None, None
+    return place.path if isinstance(place, Folder) else place, _context_length(place)
+
+
+def _context_length(place: Place) -> int | None:
+    said = _beside.Said()
+    if (path := place.get(_beside.OPEN_CLIP_CONFIG)) is not None:
+        _beside.add_open_clip_config(said, path)
+    if (path := _beside.params(place)) is not None:
+        _beside.add_params(said, path)
+    return said.context_length
