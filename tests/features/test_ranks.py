@@ -42,16 +42,17 @@ def no_launcher(monkeypatch):
 
 
 @pytest.fixture
-def be(monkeypatch):
+def be():
     """Be one of several processes that do not talk to each other."""
 
     def set_place(rank: int, size: int):
         class World:
             place = ranks.Place(rank, size)
 
-        monkeypatch.setattr(ranks, "_world", World())
+        ranks._current.set(World() if size > 1 else None)
 
-    return set_place
+    yield set_place
+    ranks._current.set(None)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -213,7 +214,6 @@ def test_other_streams_are_shared_in_turn(be):
             blocks.append((images,))
             starts.append(start)
     be(0, 1)
-    ranks._world = None
     (whole,) = ranks.gather_rows(blocks, starts)
     assert whole.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6]
 

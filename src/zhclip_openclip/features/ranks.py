@@ -14,6 +14,7 @@ waits for a dead one. PyTorch's gloo carries it, on GPUs NCCL.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import socket
 import traceback
@@ -64,18 +65,20 @@ class _World:
     turns: int = 1
 
 
-_world: _World | None = None
+_current: contextvars.ContextVar[_World | None] = contextvars.ContextVar("zhclip_world", default=None)
 
 
 # ---------------------------------------------------------------- who is who
 
 
 def rank() -> int:
-    return _world.place.rank if _world else 0
+    world = _current.get()
+    return world.place.rank if world else 0
 
 
 def size() -> int:
-    return _world.place.size if _world else 1
+    world = _current.get()
+    return world.place.size if world else 1
 
 
 def part(count: int) -> range:
@@ -99,12 +102,11 @@ def joined() -> Iterator[None]:
     """
     import torch.distributed as dist
 
-    global _world
     place = place_from_environment()
-    _world = _join(place)
-    roll = _world.roll
+    world = _join(place)
+    token, roll = _current.set(world), world.roll
     try:
-        _compare_machines(_world)
+        _compare_machines(world)
         yield
         roll.next_cell()
         roll.meet()  # rank 0 is the last to come: it has written the results
@@ -117,7 +119,7 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
     finally:
         roll.leave()
-        _world = None
+        _current.reset(token)
 
 
 def _failure(error: BaseException, roll: RollCall, place: Place) -> RankFailed:
@@ -202,32 +204,32 @@ def _compare_machines(world: _World) -> None:
 
 def next_cell() -> None:
     """Begin another evaluation."""
-    if _world:
-        _world.roll.next_cell()
+    if world := _current.get():
+        world.roll.next_cell()
 
 
 def end_cell() -> None:
     """The evaluation is over: rank 0 has its results, or has skipped it."""
-    if _world and _world.place.rank == 0:
-        _world.roll.end_cell()
+    world = _current.get()
+    if world and world.place.rank == 0:
+        world.roll.end_cell()
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """One process as far as the code in the block can see: for what is not split."""
-    global _world
-    world, _world = _world, None
+    token = _current.set(None)
     try:
         yield
     finally:
-        _world = world
+        _current.reset(token)
 
 
 @contextlib.contextmanager
 def in_turn() -> Iterator[None]:
     """Rank 0 first, then the first of each other machine, then all others at once: what downloads into a folder that
     is not there yet does so once."""
-    world = _world
+    world = _current.get()
     if world:
         for _ in range(world.turn):
             world.roll.meet()
@@ -242,16 +244,17 @@ def in_turn() -> Iterator[None]:
 
 def meet(tick: Callable[[], None] | None = None) -> None:
     """Wait for all processes. tick: called now and then meanwhile."""
-    if _world:
-        _world.roll.meet(tick)
+    if world := _current.get():
+        world.roll.meet(tick)
 
 
 def everyones(value: Any) -> list[Any]:
     """What each process has given, in the order of the ranks, on all of them. Small things: they are pickled."""
-    if _world is None:
+    world = _current.get()
+    if world is None:
         return [value]
-    _world.roll.meet()
-    return _exchange(_world, value)
+    world.roll.meet()
+    return _exchange(world, value)
 
 
 def agree(what: str, value: Any) -> None:
@@ -270,17 +273,19 @@ def agree(what: str, value: Any) -> None:
 
 def everyones_rows(rows: torch.Tensor | None) -> list[torch.Tensor]:
     """The (n, ...) tensors of all processes, n any number, None for none; on the CPU, on all of them."""
-    if _world is None:
+    world = _current.get()
+    if world is None:
         return [] if rows is None else [rows]
-    return [tensor for tensor in _transfer(_world, rows, to_all=True) if tensor is not None]
+    return [tensor for tensor in _transfer(world, rows, to_all=True) if tensor is not None]
 
 
 def gather(tensor: torch.Tensor | None) -> list[torch.Tensor]:
     """The tensors of all processes, without those that gave None, in the order of the ranks, on the CPU of rank 0;
     nothing on the others."""
-    if _world is None:
+    world = _current.get()
+    if world is None:
         return [] if tensor is None else [tensor]
-    return [found for found in _transfer(_world, tensor, to_all=False) if found is not None]
+    return [found for found in _transfer(world, tensor, to_all=False) if found is not None]
 
 
 def only_first() -> None:
@@ -325,9 +330,10 @@ def gather_rows(blocks: Sequence[tuple[torch.Tensor, ...]], starts: Sequence[int
 
 def from_first(tensor: torch.Tensor) -> torch.Tensor:
     """Rank 0's tensor, on all; each has one of the same shape, and gets it on the device of its own."""
-    if _world is None:
+    world = _current.get()
+    if world is None:
         return tensor
-    return _transfer(_world, tensor if rank() == 0 else None, to_all=True)[0].to(tensor.device)
+    return _transfer(world, tensor if rank() == 0 else None, to_all=True)[0].to(tensor.device)
 
 
 def _exchange(world: _World, value: Any) -> list[Any]:
@@ -377,11 +383,12 @@ def _transfer(world: _World, tensor: torch.Tensor | None, to_all: bool) -> list[
 
 def tell_done(done: int, new_pass: bool = False) -> None:
     """How many images this process has done in the current pass, for the bar of rank 0."""
-    if _world:
-        _world.roll.at_pass += new_pass
-        _world.roll.done = done
+    if world := _current.get():
+        world.roll.at_pass += new_pass
+        world.roll.done = done
 
 
 def done_by_others() -> int:
     """How many images the other processes had done a second ago, in the same pass."""
-    return _world.roll.done_by_others() if _world else 0
+    world = _current.get()
+    return world.roll.done_by_others() if world else 0
