@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ class Settings:
     quiet: bool = False
 
 
-_used: Settings | None = None
+_used: contextvars.ContextVar[Settings | None] = contextvars.ContextVar("zhclip_settings", default=None)
 
 
 def current() -> Settings:
@@ -44,7 +45,7 @@ def current() -> Settings:
 
     Raises ZhclipError: a size or a number of seconds that is none.
     """
-    return _used or from_environment()
+    return _used.get() or from_environment()
 
 
 def from_environment() -> Settings:
@@ -64,12 +65,11 @@ def from_environment() -> Settings:
 @contextlib.contextmanager
 def using(**changes) -> Iterator[Settings]:
     """The settings of the environment with these changes, until the end of the block."""
-    global _used
-    before, _used = _used, replace(current(), **changes)
+    token = _used.set(replace(current(), **changes))
     try:
-        yield _used
+        yield current()
     finally:
-        _used = before
+        _used.reset(token)
 
 
 def read_size(text: str, what: str = "size") -> int:

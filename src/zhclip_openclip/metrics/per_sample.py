@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from zhclip_openclip._files import whole_file
+from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._npz import Form, OutcomeError, inside, keys, read_npz, require
 from zhclip_openclip.metrics.classification import average_precision_per_class, map_11_points, per_class_recall
 
@@ -58,14 +59,14 @@ def save_per_sample(
         The path written.
 
     Raises:
-        ValueError: shapes that do not fit.
+        MetricError: shapes that do not fit.
     """
     path = Path(path)
     if path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
     logits, target = torch.as_tensor(logits).float().cpu(), torch.as_tensor(target).cpu()
     if logits.ndim != 2 or target.shape not in (logits.shape[:1], logits.shape):
-        raise ValueError(f"scores of shape {tuple(logits.shape)} and labels of shape {tuple(target.shape)}")
+        raise MetricError(f"scores of shape {tuple(logits.shape)} and labels of shape {tuple(target.shape)}")
     if target.ndim == 2:
         arrays = {"target": target.numpy().astype(np.uint8), "scores": logits.numpy()}
     else:
