@@ -146,13 +146,13 @@ def prepare(form: Format, family: Family, model: Model, options: Options) -> Non
     """
     if reason := form.refused(family, model):
         raise ExportError(f"{model.name} cannot be written as {form.name}: {reason}")
-    form.require()
     for option, field in options.given().items():
         if field != "name" and field not in form.options:
             others = [other.name for other in FORMATS.values() if field in other.options]
             raise ExportError(f"{option} means nothing to --format {form.name}; it is for {', '.join(others)}")
     if options.precision not in PRECISIONS:
         raise ExportError(f"--precision {options.precision!r} is not known; known are {', '.join(PRECISIONS)}")
+    form.require()
 
 
 def write(form: Format, source: Source, output: Path, options: Options, force: bool = False) -> list[Difference]:

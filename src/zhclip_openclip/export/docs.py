@@ -42,7 +42,11 @@ def table() -> str:
     for family, models, cells in rows():
         names = "" if len(models) == len(family.models) else f": {', '.join(f'`{model.name}`' for model in models)}"
         lines.append("| " + " | ".join([family.title + names, *cells]) + " |")
-    lines += ["", "Every cell that is not refused is exact. What is written is read back before the folder appears:", ""]
+    lines += [
+        "",
+        "Cells that are not refused are exact. What is written is read back before the folder appears:",
+        "",
+    ]
     lines += ["| format | read by, with the largest difference that is let through | needs |", "|---|---|---|"]
     for form in FORMATS.values():
         needs = f"`pip install 'zhclip-openclip[{form.extra}]'`" if form.extra else ""
