@@ -229,6 +229,15 @@ def test_refusals_leave_nothing(fine_tuned, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_preprocessing_that_a_format_has_no_word_for(tiny, tmp_path, monkeypatch):
+    told = dict(tiny.module.visual.preprocess_cfg)
+    for form, change in (("onnx", {"resize_mode": "longest"}), ("immich", {"interpolation": "random"})):
+        monkeypatch.setattr(tiny.module.visual, "preprocess_cfg", {**told, **change})
+        with pytest.raises(ExportError, match=next(iter(change.values()))):
+            _formats.write(_formats.find(form), tiny, tmp_path / "out", _options.Options())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_force_replaces_the_same_kind_and_nothing_else(tmp_path):
     output = tmp_path / "out"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def convert(
     from zhclip_openclip.export._options import Options
     from zhclip_openclip.families import find
 
+    output = Path(os.path.abspath(output))  # `.` has no name; links stay links
     options = Options(precision, raw, opset, check_data, result, output.name)
     form, found = _formats.find(format), find(model)
     if found is None:

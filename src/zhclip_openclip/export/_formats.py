@@ -21,6 +21,7 @@ from zhclip_openclip.export._folder import new_folder
 from zhclip_openclip.export._options import PRECISIONS, Options
 from zhclip_openclip.export._source import Source
 from zhclip_openclip.families import Family, Model
+from zhclip_openclip.families._family import OPENAI_MEAN, OPENAI_STD
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,26 @@ def write(form: Format, source: Source, output: Path, options: Options, force: b
     Returns what was compared. Raises ExportError: see :func:`prepare`, `new_folder` and the format.
     """
     prepare(form, source.family, source.model, options)
+    _refuse_preprocessing(form, source)
     with new_folder(output, force) as folder:
         form.write(source, folder, options)
         return form.check(source, folder, options)
+
+
+def _refuse_preprocessing(form: Format, source: Source) -> None:
+    """Raises ExportError: the checkpoint asks for a preprocessing that only open_clip knows, or cn_clip does not."""
+    told = source.preprocess
+    mode, interpolation = told.get("resize_mode", "shortest"), told.get("interpolation", "bicubic")
+    if form.name == "cn_clip":
+        theirs = {"resize_mode": "squash", "interpolation": "bicubic", "mean": OPENAI_MEAN, "std": OPENAI_STD}
+        own = {key: tuple(told[key]) if key in ("mean", "std") else told.get(key) for key in theirs}
+        wrong = [f"{key} {own[key]}" for key in theirs if own[key] != theirs[key]]
+        if wrong:
+            raise ExportError(f"{source.given} asks for {', '.join(wrong)}, and cn_clip preprocesses in one way only")
+    elif form.name != "open_clip" and (
+        mode not in ("shortest", "squash") or interpolation not in ("bicubic", "bilinear")
+    ):
+        raise ExportError(
+            f"{source.given} asks for the resize mode {mode} with {interpolation}, which --format {form.name} has no "
+            "word for; --format open_clip has"
+        )
