@@ -140,6 +140,16 @@ def test_smaller_files(precision, tiny, onnx_folder, tmp_path, monkeypatch):
         assert abs(difference.value) < 0.05 and difference.bound is None
 
 
+def test_an_opset_that_is_not_to_be_had_is_refused(tiny, tmp_path):
+    """The exporter would write another one and say nothing, and config.json would be wrong."""
+    import onnx
+
+    with pytest.raises(ExportError, match="--opset 12: PyTorch's exporter wrote version 18"):
+        _formats.write(_formats.find("onnx"), tiny, tmp_path / "out", _options.Options(opset=12))
+    _formats.write(_formats.find("onnx"), tiny, tmp_path / "out", _options.Options(opset=20))
+    assert {i.domain: i.version for i in onnx.load(tmp_path / "out" / "text.onnx").opset_import}[""] == 20
+
+
 def test_raw_features_have_the_length_of_ours(tiny, tmp_path):
     _formats.write(_formats.find("onnx"), tiny, tmp_path / "out", _options.Options(raw=True))
     ids = tiny.ids(TEXTS)
@@ -221,6 +231,8 @@ def test_refusals_leave_nothing(fine_tuned, tmp_path, monkeypatch):
         (("--format", "tflite"), "known are open_clip, transformers, onnx"),
         (("--format", "transformers"), "have a class for ZH-CLIP tiny"),
         (("--format", "onnx"), r"needs onnxscript: pip install 'zhclip-openclip[onnx]'"),
+        (("--format", "onnx", "--check-data", "nix"), "'nix' is no retrieval data set"),
+        (("--format", "onnx", "--check-data", "muge:/nowhere"), "/nowhere is no folder"),
         (("--raw",), "--raw means nothing to --format open_clip; it is for onnx"),
         (("--result", "x.json", "--format", "immich"), "it is for transformers, sentence-transformers"),
     ):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zhclip_openclip.export._check import Difference, Written
+from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._source import Source
 
 if TYPE_CHECKING:
@@ -52,6 +54,17 @@ def loss(source: Source, written: Written, named: str) -> list[Difference]:
         )
         for key in ours
     ]
+
+
+def refuse_unknown(named: str) -> None:
+    """Raises ExportError: no retrieval data set of that name, or no such folder, before anything is written."""
+    from zhclip_openclip.datasets.retrieval import DATASETS, dataset_name
+
+    name, _, folder = named.partition(":")
+    if dataset_name(name) is None:
+        raise ExportError(f"--check-data {name!r} is no retrieval data set; there are {', '.join(DATASETS)}")
+    if folder and not Path(folder).is_dir():
+        raise ExportError(f"--check-data: {folder} is no folder")
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zhclip_openclip.export import (
+    _check_data,
     cn_clip_file,
     immich_folder,
     onnx_pair,
@@ -153,6 +154,8 @@ def prepare(form: Format, family: Family, model: Model, options: Options) -> Non
             raise ExportError(f"{option} means nothing to --format {form.name}; it is for {', '.join(others)}")
     if options.precision not in PRECISIONS:
         raise ExportError(f"--precision {options.precision!r} is not known; known are {', '.join(PRECISIONS)}")
+    if options.check_data:
+        _check_data.refuse_unknown(options.check_data)
     form.require()
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._source import Source
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ def _write_tower(tower, example, dynamic: Mapping[int, str], name: str, path: Pa
             dynamo=True,
             verbose=False,
         )
+        written = program.model.opset_imports.get("")
+        if written != form.opset:  # it goes on without a word where it cannot convert
+            raise ExportError(f"--opset {form.opset}: PyTorch's exporter wrote version {written}; ask for that one")
         _tidy(program, form.output)
         program.save(str(plain), external_data=apart)
         if form.precision == "fp16":
