@@ -6,7 +6,7 @@ install:  ## this folder, editable, with everything that the tests need
 test:  ## the fast tests
 	pytest
 slow:  ## the full-size tests
-	pytest -m slow
+	pytest -n 0 -m slow
 lint:  ## ruff
 	ruff check . && ruff format --check .
 docs:  ## write again what the program writes of the docs

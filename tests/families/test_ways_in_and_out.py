@@ -21,7 +21,7 @@ from transformers import XLMRobertaTokenizerFast
 from typer.testing import CliRunner
 
 from tests.families.test_preprocessing import picture
-from tests.support.reduced import build
+from tests.support.reduced import assert_same, build
 from tests.support.references import REFERENCES
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip.commands import app
@@ -420,6 +420,8 @@ def test_trained_with_another_size_and_evaluated_without_being_told(name, size, 
         with torch.no_grad():
             assert torch.equal(model.eval().encode_image(pixels), expected), path
         assert transform(PICTURES[0]).shape == (3, size, size)
+        if name == "zhclip-tiny":  # its vocabulary is at hand
+            assert open_clip.get_tokenizer(name, pretrained=str(path))(TEXTS).shape == (len(TEXTS), 20)
     with pytest.warns(UserWarning, match=f"holds positions for images of {size} pixels"):
         model = open_clip.create_model(name, pretrained=str(tmp_path / "bare.pt"))
     with torch.no_grad():
@@ -436,3 +438,18 @@ def test_a_timm_tower_follows_the_size_that_is_asked_for(tmp_path):
     back = open_clip.create_model("zhclip-tiny", pretrained=str(tmp_path / "128.pt"), force_image_size=64)
     plain.visual.set_input_size(64)
     assert torch.equal(back.visual.trunk.pos_embed, plain.visual.trunk.pos_embed)
+
+
+@pytest.mark.parametrize("name, tag", [("taiyiclip-vit-b-32", "idea_ccnl"), ("mclip-vit-b-32", "m_clip")])
+def test_towers_in_two_folders_are_one_model(name, tag, tmp_path):
+    """What `zhclip convert --format transformers` writes of families that publish their towers apart."""
+    from zhclip_openclip.families import find
+
+    reference = build(name, tag)
+    reference.save(tmp_path / "published")
+    tagged = find(name)[1].tags[tag]
+    (tmp_path / "two").mkdir()
+    (tmp_path / "published" / tagged.repo).rename(tmp_path / "two/text")
+    (tmp_path / "published" / tagged.image_repo).rename(tmp_path / "two/image")
+    for given in ("two", "two/text", "two/text/model.safetensors"):
+        assert_same(open_clip.create_model(name, pretrained=str(tmp_path / given)), reference)

@@ -263,6 +263,10 @@ def located(given: str | Path) -> Path | None:
     return path
 
 
+#: Folders of the two towers of a model, where they are apart.
+TEXT, IMAGE = "text", "image"
+
+
 def existing(given: str | os.PathLike[str]) -> Path | None:
     """The file or folder that `given` names, `~` expanded; None where there is none."""
     path = os.path.expanduser(given)
@@ -308,7 +312,16 @@ def weights_in(folder: Path) -> Path:
         raise CheckpointError(
             f"{folder} holds several files of weights ({', '.join(p.name for p in others)}): name one of them"
         )
+    if (folder / TEXT).is_dir() and (folder / IMAGE).is_dir():
+        return weights_in(folder / TEXT)
     raise CheckpointError(f"{folder} holds no weights: looked for {', '.join(WEIGHTS)}, *.safetensors, *.bin, *.pt")
+
+
+def image_tower_beside(text: Path) -> Path | None:
+    """The folder of the image tower that belongs to the text tower in the folder `text`, as `zhclip convert --format
+    transformers` writes the two of families that publish them apart; None where there is none."""
+    image = text.parent / IMAGE
+    return image if text.name == TEXT and image.is_dir() else None
 
 
 def _differ(one: Path, other: Path) -> bool:

@@ -163,7 +163,7 @@ def _put_together(
         if (path := _beside.params(place)) is not None:
             _beside.add_params(said, path)
     if piece.layout.part == "text":
-        image, image_place = _image_tower(family, model, tag, cache_dir)
+        image, image_place = _image_tower(family, model, tag, place, cache_dir)
         images.append(image)
         apart = _beside.Said()
         if config := _beside.add_hugging_face(apart, image_place, size, asked.preprocess):
@@ -263,11 +263,17 @@ def _size_of_positions(piece: _load.Piece) -> int | None:
     return None
 
 
-def _image_tower(family: Family, model: Model, tag: Tag | None, cache_dir: str | None) -> tuple[_load.Piece, Place]:
+def _image_tower(
+    family: Family, model: Model, tag: Tag | None, text: Place, cache_dir: str | None
+) -> tuple[_load.Piece, Place]:
     """The image tower from its own source, and that source.
 
-    tag: whose source; the first of the model's that has one if None.
+    tag: whose source; the first of the model's that has one if None. text: where the text tower is: an image tower that
+    was written beside it comes first.
     """
+    if isinstance(text, Folder) and text.path and (folder := _files.image_tower_beside(text.path)):
+        weights = _read.read(_files.weights_in(folder))
+        return _load.Piece(weights, _load.recognise_image(weights, family)), Folder(folder)
     sources = [tag] if tag else list(model.tags.values())
     source = next(source for source in sources if source.image_repo)
     place = Repository(source.image_repo, cache_dir)
