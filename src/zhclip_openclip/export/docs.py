@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from zhclip_openclip._generated import put_between
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._formats import FORMATS
 from zhclip_openclip.families import Family, Model, all_families
@@ -59,14 +60,7 @@ def put_in(path: Path) -> bool:
 
     Raises ExportError: it has no such marks.
     """
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ExportError(f"{path} has no {BEGIN} and {END}; the table goes between these marks")
-    before, rest = text.split(BEGIN)
-    new = f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.split(END)[1]}"
-    if new != text:
-        path.write_text(new, encoding="utf-8")
-    return new != text
+    return put_between(path, BEGIN, END, table(), ExportError)
 
 
 if __name__ == "__main__":
