@@ -100,7 +100,7 @@ def test_index_is_the_order_of_a_submission(root):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("[0, 1,\n 2", "index.json: not JSON \\(line 2, column 3"),
+        ("[0, 1,\n 2", "index.json, line 2, column 3: not JSON"),
         ("[0, 6]", "names image 6, and there are 6"),
         ('{"0": 1}', "holds an object, not a list"),
         ("[0.5]", "no list of whole numbers"),

@@ -413,7 +413,7 @@ def test_prompts_of_the_package_count(tmp_path, monkeypatch):
     from zhclip_openclip.prompts import templates
 
     finish(tiny(tmp_path).cells[0], tmp_path)
-    monkeypatch.setattr(templates, "_zh", lambda dataset: ["改过的{c}"])
+    monkeypatch.setattr(templates, "_zh", lambda dataset, edition: ["改过的{c}"])
     cell = tiny(tmp_path).cells[0]
     assert cell.state == "run" and "another set of class names and templates" in cell.note
 
@@ -480,7 +480,7 @@ def test_a_reader_that_fails_leaves_out_its_data_set_alone(tmp_path, monkeypatch
     monkeypatch.setattr(at_hand, "_embedded", broken)
     plan = tiny(tmp_path)
     assert [cell.state for cell in plan.cells] == ["missing", "missing"]
-    assert "RecursionError: deep" in plan.cells[0].note
+    assert "digits: nested too deeply" in plan.cells[0].note
 
 
 def test_leave_to_skip_matters_only_where_an_image_is_bad(tmp_path):

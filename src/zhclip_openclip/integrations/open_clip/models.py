@@ -75,7 +75,7 @@ def _build(original, call, named):
             built = original(*call.args, **call.kwargs)
     finally:
         _loading.reset(token)
-    if loading:
+    if loading and hasattr(built, "named_parameters"):
         loading.no_init.refuse_unfilled(built, model.name)
         _tell_what_towers_brought(built, given)
     _belongs_to(built, model.name, given.get("force_context_length"))
