@@ -76,3 +76,36 @@ def test_objectnets_folders_are_more_than_its_classes():
 
 def test_babel_imagenet_is_a_part_of_its_folders():
     prompts.check(data(class_to_idx={"a": 0, "b": 1, "c": 2}, idxs=[0, 2], targets=[0, 1, 1]), "babel_imagenet")
+
+
+EMOTIONS = ["angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"]
+
+
+def folder_set(*names):
+    from types import SimpleNamespace
+
+    return SimpleNamespace(class_to_idx={name: number for number, name in enumerate(names)})
+
+
+@pytest.mark.parametrize(
+    "names, told",
+    [
+        (["0", "1", "2", "3", "4", "5", "6"], r"the folders are numbered \(0, 1, 2, 3 and 3 more\)"),
+        (["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"], "sad for 'neutral'"),
+    ],
+)
+def test_folders_that_stand_for_other_classes(names, told):
+    """By position, `sad` of Kaggle's order would be scored as `neutral`: accuracy 0.6 for 1.0."""
+    with pytest.raises(PromptError, match=f"^fer2013: .*{told}.*in the order of angry, disgusted"):
+        checks.folders(folder_set(*names), EMOTIONS, "fer2013")
+
+
+def test_folders_that_tell_nothing_or_the_same_pass():
+    checks.folders(folder_set("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"), EMOTIONS, "fer2013")
+    checks.folders(folder_set(*(f"n0{number}" for number in range(7))), EMOTIONS, "imagenet1k")
+    checks.folders(folder_set("AnnualCrop", "SeaLake"), ["annual crop land", "lake or sea"], "eurosat")
+    checks.folders(folder_set("0", "1"), ["0", "1"], "mnist")
+    checks.folders(folder_set("0 - zero", "1 - one"), ["0", "1"], "mnist")
+    checks.folders(folder_set("bee", "beetle"), ["bee", "beetle"], "cifar100")
+    checks.folders(folder_set("a"), ["a", "b"], "of another length")
+    checks.folders(object(), EMOTIONS, "no folders")

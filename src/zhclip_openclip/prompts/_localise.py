@@ -155,6 +155,7 @@ def localise(
     if english is None:
         raise PromptError(f"{dataset_name}: the data set does not say what its classes are (no classnames.txt)")
     english = [str(name) for name in english]
+    checks.folders(dataset, english, dataset_name)
     known = registry.find(dataset_name)
     if prepared.names is None:
         names = classnames.translate(known, english, prepared.templates.edition)

@@ -41,6 +41,47 @@ def check(dataset, dataset_name: str, split: str = "test") -> None:
         inside(labels, classes, place)
 
 
+def folders(dataset, english: Sequence[str], dataset_name: str) -> None:
+    """Hold the names of the folders that a data set was read from against the names that its classes get by position.
+
+    english: the class names, in the order of the labels. Names of folders are only a hint (`disgust` for `disgusted`,
+    `n01440764`), so that nothing is said where they tell nothing.
+
+    Raises PromptError: two folders or more have the names of other classes than those at their places; the folders are
+    numbered, which does not tell which class is which (Kaggle's CSV of FER-2013 has another order than its folders).
+    """
+    numbers = getattr(dataset, "class_to_idx", None)
+    if (
+        not isinstance(numbers, dict)
+        or len(numbers) != len(english)
+        or set(numbers.values()) != set(range(len(english)))
+    ):
+        return
+    names = sorted(numbers, key=numbers.get)
+    elsewhere = []
+    for place, name in enumerate(names):
+        others = [other for other in english if _alike(str(name), other)]
+        if not _alike(str(name), english[place]) and len(others) == 1:
+            elsewhere.append(f"{name} for {english[place]!r}")
+    way_out = "name the folders so that they are in the order of " + ", ".join(english[:8])
+    if len(elsewhere) > 1:
+        raise PromptError(
+            f"{dataset_name}: folders stand in the places of other classes ({shorten(elsewhere)}); {way_out}"
+        )
+    if all(str(name).isdigit() for name in names) and not any(sign.isdigit() for name in english for sign in name):
+        raise PromptError(
+            f"{dataset_name}: the folders are numbered ({shorten(names)}), and do not tell which of them is "
+            f"{english[0]!r}; {way_out}"
+        )
+
+
+def _alike(folder: str, name: str) -> bool:
+    """Whether a folder can be that of the class: the same letters and digits, or one the beginning of the other."""
+    one, other = ("".join(filter(str.isalnum, text.lower())) for text in (folder, name))
+    shorter = min(len(one), len(other))
+    return one == other or (shorter >= 3 and (one.startswith(other) or other.startswith(one)))
+
+
 def same_name(classes: Sequence[str], english: Sequence[str] | None, dataset_name: str) -> None:
     """Raise PromptError if two classes have one name: nothing could tell them apart."""
     seen: dict[str, int] = {}
