@@ -9,6 +9,8 @@ import torch
 
 from zhclip_openclip import prompts
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.prompts import checks
+from zhclip_openclip.prompts._errors import PromptError
 
 
 class Data(SimpleNamespace):
@@ -96,7 +98,7 @@ def folder_set(*names):
 )
 def test_folders_that_stand_for_other_classes(names, told):
     """By position, `sad` of Kaggle's order would be scored as `neutral`: accuracy 0.6 for 1.0."""
-    with pytest.raises(PromptError, match=f"^fer2013: .*{told}.*in the order of angry, disgusted"):
+    with pytest.raises(PromptError, match=f"^fer2013: .*{told}.*after its class: angry, disgusted"):
         checks.folders(folder_set(*names), EMOTIONS, "fer2013")
 
 

@@ -63,7 +63,7 @@ def folders(dataset, english: Sequence[str], dataset_name: str) -> None:
         others = [other for other in english if _alike(str(name), other)]
         if not _alike(str(name), english[place]) and len(others) == 1:
             elsewhere.append(f"{name} for {english[place]!r}")
-    way_out = "name the folders so that they are in the order of " + ", ".join(english[:8])
+    way_out = f"name each folder after its class: {shorten(english, 8)}"
     if len(elsewhere) > 1:
         raise PromptError(
             f"{dataset_name}: folders stand in the places of other classes ({shorten(elsewhere)}); {way_out}"
