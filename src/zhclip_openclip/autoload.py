@@ -31,6 +31,10 @@ HOOKS = {
     ),
     "clip_benchmark.metrics.zeroshot_retrieval": "zhclip_openclip.integrations.clip_benchmark:hook_zeroshot_retrieval",
     "clip_benchmark.cli": "zhclip_openclip.integrations.clip_benchmark:hook_cli",
+    "open_clip_train.params": "zhclip_openclip.integrations.open_clip_train:hook_params",
+    "open_clip_train.data": "zhclip_openclip.integrations.open_clip_train:hook_data",
+    "open_clip_train.zero_shot": "zhclip_openclip.integrations.open_clip_train:hook_zero_shot",
+    "open_clip_train.train": "zhclip_openclip.integrations.open_clip_train:hook_train",
 }
 _CLI = "clip_benchmark.cli"
 #: Names of host modules whose hook failed, with the reason: `zhclip doctor` shows them.
