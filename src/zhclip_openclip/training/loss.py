@@ -1,13 +1,14 @@
 """Contrastive losses that count every pair as right that the data call right.
 
 CLIP's loss takes the n pairs of a batch for the only right ones. With P[i, j] = 1 where image i goes with text j and 0
-elsewhere, here
+elsewhere, and targets that are spread evenly over all that is right, t[i, j] = P[i, j] / |P_i.|, here
 
-    L = 1/2 ( 1/n sum_i -1/|P_i.| sum_j P[i, j] log softmax_j(s I_i.T_j)  +  the same with images and texts exchanged )
+    L = 1/2 ( 1/n sum_ij t[i, j] (log t[i, j] - log softmax_j(s I_i.T_j))  +  the same with images and texts exchanged )
 
-the cross-entropy with targets spread evenly over all that is right (Khosla et al. 2020, arXiv:2004.11362, equation 2,
-between two kinds of things). SigLIP's loss (Zhai et al. 2023, arXiv:2303.15343) is a sum over all places of the matrix,
-and has z[i, j] = 1 where P[i, j] = 1. With nothing right but the pairs both are the losses that they stand for.
+which is the cross-entropy with soft targets less what no model can get below: its gradient is that of the cross-entropy
+(Khosla et al. 2020, arXiv:2004.11362, equation 2, between two kinds of things), and it falls to 0 however much repeats.
+SigLIP's loss (Zhai et al. 2023, arXiv:2303.15343) is a sum over all places of the matrix, and has z[i, j] = 1 where
+P[i, j] = 1. With nothing right but the pairs both are the losses that they stand for.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from zhclip_openclip.training.relations import Relations
 _CLIP = {"image_features", "text_features", "logit_scale", "logit_bias", "output_dict"}
 
 
-def spread_cross_entropy(logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Mean over the rows of (n, m) `logits` of the cross-entropy with a target spread evenly over the right columns.
+def spread_loss(logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Mean over the rows of (n, m) `logits` of the divergence from a target spread evenly over the right columns.
 
     rows, columns: (k,) the places that are right; each row has one at least.
     """
-    share = 1.0 / torch.bincount(rows, minlength=len(logits)).float()
-    return -(F.log_softmax(logits.float(), dim=1)[rows, columns] * share[rows]).sum() / len(logits)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    target = (1.0 / torch.bincount(rows, minlength=len(logits)).to(logits.dtype))[rows]
+    return (target * (target.log() - F.log_softmax(logits, dim=1)[rows, columns])).sum() / len(logits)
 
 
 def sigmoid_loss(logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -99,8 +101,8 @@ class MultiPositiveLoss(nn.Module):
         per_image, per_text = self.inner.get_logits(image_features, text_features, logit_scale, **bias)
         n = len(per_image)
         first = n * self.inner.rank if self.inner.world_size > 1 and self.inner.local_loss else 0
-        image_loss = spread_cross_entropy(per_image, *_within(rows, columns, first, n))
-        text_loss = spread_cross_entropy(per_text, *_within(columns, rows, first, n))
+        image_loss = spread_loss(per_image, *_within(rows, columns, first, n))
+        text_loss = spread_loss(per_text, *_within(columns, rows, first, n))
         return (image_loss + text_loss) / 2
 
     def _sigmoid_loss(self, rows, columns, image_features, text_features, logit_scale, logit_bias=None):

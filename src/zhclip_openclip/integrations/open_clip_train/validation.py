@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 import logging
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset, default_collate
 
@@ -46,26 +48,26 @@ class ValidationData:
         )
 
     def features(self, image_features, text_features, model, args):
-        """(images, d) and (texts, d) features of the whole set, on the CPU in float32.
+        """(images, d) and (texts, d) features of the whole set, as float32 arrays.
 
         image_features, text_features: those of the pairs, as the host encoded them. model: encodes the rest.
         """
-        images = torch.empty(len(self.dataset), image_features.shape[1])
-        texts = torch.empty(len(self.dataset.texts), text_features.shape[1])
-        images[self.image], texts[self.text] = image_features.float(), text_features.float()
+        images = np.empty((len(self.dataset), image_features.shape[1]), np.float32)
+        texts = np.empty((len(self.dataset.texts), text_features.shape[1]), np.float32)
+        images[self.image], texts[self.text] = image_features.float().cpu().numpy(), text_features.float().cpu().numpy()
         device, autocast, dtype = _precision(args)
         left = sorted(set(range(len(images))) - set(self.image))
         with torch.inference_mode(), autocast():
             at = 0
             for batch in self._images(left) if left else ():
                 found = model.encode_image(batch.to(device=device, dtype=dtype), normalize=True)
-                images[left[at : at + len(batch)]] = found.float().cpu()
+                images[left[at : at + len(batch)]] = found.float().cpu().numpy()
                 at += len(batch)
             left = sorted(set(range(len(texts))) - set(self.text))
             for at in range(0, len(left), self.batch_size):
                 some = left[at : at + self.batch_size]
                 ids = self.tokenizer([self.dataset.texts[number].text for number in some]).to(device)
-                texts[some] = model.encode_text(ids, normalize=True).float().cpu()
+                texts[some] = model.encode_text(ids, normalize=True).float().cpu().numpy()
         return images, texts
 
 
@@ -135,10 +137,11 @@ def get_clip_metrics(original):
         data, model, options = running
         pairs = [torch.cat(list(f)) if isinstance(f, (list, tuple)) else f for f in (image_features, text_features)]
         images, texts = data.features(*pairs, model, options)
-        if not (images.isfinite().all() and texts.isfinite().all()):
+        if not (np.isfinite(images).all() and np.isfinite(texts).all()):
             logging.warning("the features of the validation set are not finite: no recall; lower --lr")
             return {}
-        return retrieval_metrics(images, texts, data.dataset.text_to_images, directions=data.dataset.directions)
+        with torch.inference_mode(False):  # the scores are added up in threads, which the mode does not reach
+            return retrieval_metrics(images, texts, data.dataset.text_to_images, directions=data.dataset.directions)
 
     return get_clip_metrics
 
@@ -158,6 +161,12 @@ def build_zero_shot_classifier(original):
 def chinese_imagenet(classnames):
     """The Chinese names of ImageNet's classes, in the order of the English ones, and templates as functions."""
     from zhclip_openclip.prompts import classnames as names
-    from zhclip_openclip.prompts import templates
+    from zhclip_openclip.prompts import registry, templates
 
-    raise NotImplementedError((names, templates, classnames))
+    dataset = registry.find("imagenet1k")
+    chosen = templates.load(None, dataset).templates
+    return names.translate(dataset, classnames), [functools.partial(_filled, text) for text in chosen]
+
+
+def _filled(template: str, name: str) -> str:
+    return template.replace("{c}", name)
