@@ -123,7 +123,9 @@ def check_updates(path: Path, ranks: int) -> None:
     assert len(differences) == 2 * (3 * 4 + 2 * 5)
     wrong = {key: value for key, value in differences.items() if not key.endswith("plain") and value > 1e-10}
     assert not wrong
-    assert all(value > 1e-3 for key, value in differences.items() if key.endswith("plain")), "--plain-loss is the host's"
+    assert all(value > 1e-3 for key, value in differences.items() if key.endswith("plain")), (
+        "--plain-loss is the host's"
+    )
 
 
 def test_the_hosts_loop_on_one_process(tmp_path):
@@ -132,7 +134,9 @@ def test_the_hosts_loop_on_one_process(tmp_path):
         environment.pop(name, None)
     root = str(Path(__file__).parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, SCRIPT, tmp_path / "one.json"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path / "one.json"], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     check_updates(tmp_path / "one.json", 1)
 

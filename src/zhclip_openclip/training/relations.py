@@ -123,6 +123,9 @@ def _distinct(counts: np.ndarray, n: int, batch: int) -> float:
     c = sizes[fits].astype(float)
     if len(c):
         absent[fits] = np.exp(
-            log_factorial(n - c) - log_factorial(n - c - batch) - log_factorial(float(n)) + log_factorial(float(n - batch))
+            log_factorial(n - c)
+            - log_factorial(n - c - batch)
+            - log_factorial(float(n))
+            + log_factorial(float(n - batch))
         )
     return float((how_many * (1 - absent)).sum())

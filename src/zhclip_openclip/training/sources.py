@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zhclip_openclip._errors import shorten
+from zhclip_openclip._reading import read_json
 from zhclip_openclip.datasets import chinese_clip_lmdb, chinese_clip_tsv, retrieval
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._layout import ReadOptions, plain_name
 from zhclip_openclip.datasets._relations import resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
+from zhclip_openclip.datasets.wds_export import PAIRS
 from zhclip_openclip.datasets.wds_open import open_wds
 
 JOINED = "::"
@@ -101,7 +103,12 @@ def _halves(folder: Path) -> Iterable[tuple[str, bool]]:
 
 
 def open_sets(
-    data: str, train: bool, *, skip_bad_images: bool = False, raw_captions: bool = False, image_folder: str | None = None
+    data: str,
+    train: bool,
+    *,
+    skip_bad_images: bool = False,
+    raw_captions: bool = False,
+    image_folder: str | None = None,
 ) -> list[RetrievalDataset]:
     """The sets that `data` names, without a transform.
 
@@ -117,7 +124,7 @@ def open_sets(
         where = place(name)
         if where is None:
             other = "" if JOINED not in data else "; sets and files of open_clip_train's own cannot be joined"
-            raise DatasetError(f"{name or data!r}: no such folder, and no set of this package{other}")
+            raise DatasetError(f"{name or '(nothing)'}: no such folder, and no set of this package{other}")
         found.append(_open(where, train, options))
     return found
 
@@ -173,8 +180,16 @@ class _Holder:
         for base in (self.folder, self.folder / "lmdb"):
             if base.is_dir():
                 found += [path.parent.parent.name for path in sorted(base.glob("*/pairs/data.mdb"))]
-        found += [path.parent.name for path in sorted(self.folder.glob("*/nshards.txt"))]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*found, *self._shards()]))
+
+    def _shards(self) -> dict[str, str]:
+        """split -> folder of its shards, which an export calls `test` as CLIP_benchmark does, whatever is in it."""
+        found = {}
+        for path in sorted(self.folder.glob("*/nshards.txt")):
+            sidecar = path.parent / PAIRS
+            told = read_json(sidecar, DatasetError).get("split") if sidecar.is_file() else None
+            found[str(told or path.parent.name)] = path.parent.name
+        return found
 
     def judged_on(self) -> str:
         there = self.splits()
@@ -184,13 +199,14 @@ class _Holder:
 
     def open(self, split: str, options: ReadOptions) -> RetrievalDataset | None:
         if (self.folder / "dataset_type.txt").is_file():
-            if split not in self.splits():
+            shards = self._shards()
+            if split not in shards:
                 return None
-            return open_wds(self.folder, None, split, options.skip, name=self.folder.name)
+            return open_wds(self.folder, None, shards[split], options.skip, name=self.folder.name)
         module = self.module
-        own = [layout for layout in (chinese_clip_tsv, chinese_clip_lmdb)]
-        for layout in [*own, *([module] if module is not None and hasattr(module, "load") else [])]:
-            self._refuse_half_an_lmdb(split)
+        self._refuse_half_an_lmdb(split)
+        own = [module] if module is not None and hasattr(module, "load") else []
+        for layout in [chinese_clip_tsv, chinese_clip_lmdb, *own]:
             loaded = layout.load(self.folder, split, options)
             if loaded is not None:
                 return RetrievalDataset(
@@ -235,14 +251,20 @@ def _sets_of(folder: Path) -> list[_Holder]:
     holder = _Holder(folder, retrieval.DATASETS["muge"] if named == {True} else module)
     if named or holder.splits() or (folder / "imgs" / "data.mdb").is_file() or any(folder.glob("lmdb/*/imgs/data.mdb")):
         return [holder]
-    return [_Holder(folder, release) for release in retrieval.DATASETS.values() if _is_release(release, folder)]
+    return [
+        _Holder(folder, retrieval.DATASETS[name])
+        for name, patterns in _RELEASES.items()
+        if any(any(folder.glob(pattern)) for pattern in patterns)
+    ]
 
 
-def _is_release(module, folder: Path) -> bool:
-    """Whether the captions of a release, in its own layout, lie in a folder: by their names alone."""
-    if not hasattr(module, "load") or getattr(module, "EMBEDDED", False):
-        return False
-    names = plain_name(" ".join(path.name for path in folder.iterdir()))
-    return {"coco-cn": "cococn", "flickr30k-cn": "flickr30k"}.get(module.NAME, "\0") in names and (
-        _known(folder) in (module, None)
-    )
+#: Caption files of the releases, as `datasets/coco_cn.py` and `datasets/flickr30k_cn.py` list them.
+_RELEASES = {
+    "coco-cn": ("coco-cn_*.txt", "coco-cn-version*/coco-cn_*.txt", "annotations/coco-cn_*.txt"),
+    "flickr30k-cn": (
+        "flickr30k_*.txt",
+        "seg.flickr30k*.txt",
+        "flickr30k*boson*/TextData/seg.flickr30k*.txt",
+        *(f"{split}/flickr30k_*.txt" for split in ("train", "val", "valid", "test")),
+    ),
+}

@@ -62,7 +62,9 @@ def exact_data(args, preprocess_fn, is_train, epoch=0, tokenizer=None, naflex_da
         return DataInfo(loader)
     pairs = Pairs(sets, preprocess_fn, tokenizer)
     if len(set(pairs.text.tolist())) < 2:
-        raise TrainingError(f"{data}: all {len(pairs)} captions read {pairs.caption(0)!r}: there is nothing to tell apart")
+        raise TrainingError(
+            f"{data}: all {len(pairs)} captions read {pairs.caption(0)!r}: there is nothing to tell apart"
+        )
     batches = PairBatches(
         pairs.image,
         pairs.text,
