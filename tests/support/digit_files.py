@@ -1,4 +1,4 @@
-"""Handwritten digits as a folder of Chinese-CLIP's files: what zhclip-tiny can read and learns in seconds. Not a test."""
+"""Handwritten digits as a folder of Chinese-CLIP's files, which zhclip-tiny reads and learns in seconds. Not a test."""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ from zhclip_openclip.training.loss import spread_loss
 
 SCRIPT = Path(__file__).parents[1] / "support" / "loss_ranks.py"
 #: Three pictures of one text, and an image with two texts.
-IMAGE, TEXT = np.array([0, 1, 2, 3, 3, 4]), np.array([0, 0, 0, 1, 2, 3])
-RIGHT = torch.tensor([[bool(((IMAGE == i) & (TEXT == t)).any()) for t in TEXT] for i in IMAGE]).double()
+PAIRS = [(0, 0), (1, 0), (2, 0), (3, 1), (3, 2), (4, 3)]
+IMAGE, TEXT = np.array(PAIRS).T
+RIGHT = torch.tensor([[(i, t) in PAIRS for _, t in PAIRS] for i, _ in PAIRS]).double()
 
 
 def features(seed: int = 0, n: int = len(IMAGE)) -> dict[str, torch.Tensor]:

@@ -40,7 +40,7 @@ def spread_loss(logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor)
 
 
 def sigmoid_loss(logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Sum over all places of -log sigmoid(z logit), z = 1 where it is right and -1 elsewhere, for each row of (n, m)."""
+    """Sum over all places of -log sigmoid(z logit), z = 1 where it is right and -1 elsewhere, over the rows n."""
     labels = torch.full_like(logits, -1.0)
     labels[rows, columns] = 1.0
     return -F.logsigmoid(labels * logits).sum() / len(logits)

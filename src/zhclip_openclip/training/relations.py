@@ -116,16 +116,11 @@ def _distinct(counts: np.ndarray, n: int, batch: int) -> float:
     batch = min(batch, n)
     fits = sizes <= n - batch  # with more than that, one of the kind is in any batch
 
-    def log_factorial(x) -> np.ndarray:
+    def log(x) -> np.ndarray:  # of the factorial
         return torch.lgamma(torch.as_tensor(x, dtype=torch.float64) + 1).numpy()
 
     absent = np.zeros(len(sizes))
     c = sizes[fits].astype(float)
     if len(c):
-        absent[fits] = np.exp(
-            log_factorial(n - c)
-            - log_factorial(n - c - batch)
-            - log_factorial(float(n))
-            + log_factorial(float(n - batch))
-        )
+        absent[fits] = np.exp(log(n - c) - log(n - c - batch) - log(float(n)) + log(float(n - batch)))
     return float((how_many * (1 - absent)).sum())

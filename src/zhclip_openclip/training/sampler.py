@@ -19,8 +19,8 @@ _TRIES = 64
 class PairBatches:
     """A batch sampler for a DataLoader: each turn gives the pair numbers of this process's next batch.
 
-    Every process makes the same plan from `seed` and the epoch and takes its own part of it, so that they share nothing,
-    and a run that is resumed goes on with the batches that it would have had.
+    Every process makes the same plan from `seed` and the epoch and takes its own part of it, so that they share
+    nothing, and a run that is resumed goes on with the batches that it would have had.
 
     distinct: whether no text and no image stands twice in a batch; where `distinct` is asked for and some text or image
         has more pairs than there are batches, it cannot be and is False.
@@ -126,9 +126,9 @@ def deal(image: np.ndarray, text: np.ndarray, batches: int, rng: np.random.Gener
     image, text: (n,) of each pair, n a multiple of `batches`, none more often than there are batches.
 
     The pairs are sorted by the kind that repeats more, in an order drawn anew, and dealt out to the batches in turn,
-    like cards: those of one text are neighbours and so come into different batches. Pairs of which the other side stands
-    twice in a batch afterwards change places with others. One for which no place is found stays; that is seldom, and
-    the losses reckon with it.
+    like cards: those of one text are neighbours and so come into different batches. Pairs of which the other side
+    stands twice in a batch afterwards change places with others. One for which no place is found stays; that is seldom,
+    and the losses reckon with it.
     """
     n = len(image)
     image, text = np.unique(image, return_inverse=True)[1], np.unique(text, return_inverse=True)[1]

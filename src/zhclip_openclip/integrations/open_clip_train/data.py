@@ -302,4 +302,5 @@ def _what_is_wrong_with(path: Path, args) -> str | None:
             advice.append(f"{option} with the name of its column")
     if not advice:
         return None
-    return f"{path}: the columns are {', '.join(columns)}, looked for were {' and '.join(wanted)}: give {', '.join(advice)}"
+    named = f"{path}: the columns are {', '.join(columns)}, looked for were {' and '.join(wanted)}"
+    return f"{named}: give {', '.join(advice)}"
