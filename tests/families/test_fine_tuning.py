@@ -1,4 +1,4 @@
-"""The README's loop with a Chinese-CLIP model: train on MUGE's files, evaluate what came out, the same numbers twice."""
+"""The README's loop with a Chinese-CLIP model: train on files like MUGE's, evaluate, get the same numbers."""
 
 from __future__ import annotations
 

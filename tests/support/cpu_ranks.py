@@ -1,6 +1,6 @@
 """open_clip_train's command on several processes without GPUs. Not a test.
 
-Version 3 hands DistributedDataParallel the device of a process even where that is a CPU, which torch refuses; here it is
+Version 3 hands DistributedDataParallel the device of a process even where it is a CPU, which torch refuses; here it is
 left out. Everything else is as it is installed.
 """
 

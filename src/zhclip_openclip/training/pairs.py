@@ -52,10 +52,19 @@ class Pairs:
         return len(self.image)
 
     def __getitem__(self, index: int) -> tuple[Any, Any, int, int]:
-        dataset = self.sets[self.source[index]]
-        image = int(self.image[index])
-        picture = dataset[image - int(self._first_image[self.source[index]])][0]
-        return picture, self.tokenizer([self.caption(index)])[0], image, int(self.text[index])
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any, int, int]]:
+        """The samples of a batch, as torch's loaders ask for them: all texts go through the tokenizer at once."""
+        ids = self.tokenizer([self.caption(index) for index in indices])
+        return [
+            (self._picture(index), ids[place], int(self.image[index]), int(self.text[index]))
+            for place, index in enumerate(indices)
+        ]
+
+    def _picture(self, index: int) -> Any:
+        source = self.source[index]
+        return self.sets[source][int(self.image[index] - self._first_image[source])][0]
 
     def caption(self, index: int) -> str:
         """The text of pair `index`."""
