@@ -300,6 +300,7 @@ def test_a_checkpoint_of_another_size_is_evaluated_without_being_told(size, alon
         *size,
     )
     checkpoint = run / "checkpoints" / "epoch_1.pt"
+    held = weights(run)["visual.trunk.pos_embed"]
     if alone:
         checkpoint = Path(shutil.move(checkpoint, tmp_path / "mine.pt"))
     model, _, transform = open_clip.create_model_and_transforms("zhclip-tiny", pretrained=str(checkpoint))
@@ -312,6 +313,12 @@ def test_a_checkpoint_of_another_size_is_evaluated_without_being_told(size, alon
     tokenizer = open_clip.get_tokenizer("zhclip-tiny", pretrained=str(checkpoint))
     found = evaluate(model, loader, tokenizer, "cpu", amp=False)
     assert {key: row[key] for key in found} == found
+    assert torch.equal(model.visual.trunk.pos_embed, held)
+    if "--force-image-size" in size:  # said all the same, it is not interpolated there and back
+        told = open_clip.create_model("zhclip-tiny", pretrained=str(checkpoint), force_image_size=32)
+        assert torch.equal(told.visual.trunk.pos_embed, held)
+        larger = open_clip.create_model("zhclip-tiny", pretrained=str(checkpoint), force_image_size=48)
+        assert larger.visual.trunk.pos_embed.shape[1] == 10
 
 
 def test_going_on_after_a_kill(train, digits, monkeypatch):

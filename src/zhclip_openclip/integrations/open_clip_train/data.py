@@ -231,7 +231,8 @@ def training_images(args, preprocess_fns):
     squashes = found[1].preprocess.get("resize_mode") == "squash"
     if not squashes or args.aug_cfg or args.image_resize_mode:
         return preprocess_fns
-    logging.info("images are squashed in training too, as Chinese-CLIP does; --aug-cfg 'scale=(0.9, 1.0)' crops them")
+    if getattr(args, "rank", 0) == 0:
+        logging.info("images are squashed in training too, as Chinese-CLIP does; --aug-cfg 'scale=(0.9, 1.0)' crops")
     return val, val
 
 
