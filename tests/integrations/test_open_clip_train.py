@@ -283,6 +283,40 @@ def test_switches_of_the_host(switch, train, digits):
     assert not locked and towers >= {"visual", "text"}
 
 
+@pytest.mark.slow
+def test_compiled(train, digits):
+    options = (
+        "--pretrained",
+        "digits",
+        "--train-data",
+        digits,
+        "--val-data",
+        digits,
+        "--epochs",
+        1,
+        "--precision",
+        "fp32",
+    )
+    run, (row,) = train(*options, "--torchcompile")
+    assert row["image_retrieval_recall@1"] > 0.5
+    assert {name.split(".")[0] for name in changed(run)} >= {"visual", "text"}
+
+
+def test_tensorboard_and_the_log_get_the_same(digits, tmp_path):
+    """Through the host's own `evaluate`, which writes what the metrics hold."""
+    model, _, transform = open_clip.create_model_and_transforms("zhclip-tiny", pretrained="digits", output_dict=True)
+    (dataset,) = open_sets(str(digits), train=False)
+    loader = validation.ValidationData(dataset, transform, open_clip.get_tokenizer("zhclip-tiny"), 16, 0, False)
+    args = parse_args(["--device", "cpu", "--precision", "fp32"])
+    vars(args).update(rank=0, distributed=False, save_logs=True, wandb=False, checkpoint_path=str(tmp_path))
+    scalars = {}
+    writer = SimpleNamespace(add_scalar=lambda name, value, step: scalars.update({name: value}))
+    told = host_train.evaluate(model, {"val": SimpleNamespace(dataloader=loader)}, 1, args, tb_writer=writer)
+    assert scalars == {f"val/{name}": value for name, value in told.items()}
+    assert told == json.loads((tmp_path / "results.jsonl").read_text())
+    assert {"image_retrieval_mean_recall", "text_retrieval_recall@1", "clip_val_loss", "num_samples"} <= told.keys()
+
+
 @pytest.mark.parametrize("size", [["--force-image-size", "32"], ["--force-context-length", "24"]])
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_checkpoint_of_another_size_is_evaluated_without_being_told(size, alone, train, digits, tmp_path):
