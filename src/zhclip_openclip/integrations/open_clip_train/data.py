@@ -50,6 +50,8 @@ def exact_data(args, preprocess_fn, is_train, epoch=0, tokenizer=None, naflex_da
             f"{dataset.name}, {dataset.split}: {len(dataset)} images, {len(dataset.texts)} texts, from {dataset.layout}"
             + (f"; {len(dataset.skipped)} left out" if dataset.skipped else "")
         )
+        for note in dataset.notes:
+            tell(f"{dataset.name}: {note}")
     _check_texts(sets, tokenizer, data, tell if is_master(args) else None)
     if not is_train:
         from zhclip_openclip.integrations.open_clip_train.validation import ValidationData
@@ -142,18 +144,16 @@ def _told(told, batches: PairBatches, args) -> str:
 def _check_texts(sets, tokenizer, data: str, tell) -> None:
     """An error where the tokenizer knows nothing of what it is to read, a warning where it was made for English."""
     texts = [entry.text for dataset in sets for entry in dataset.texts[: _LOOKED_AT // len(sets) + 1]]
-    unknown = getattr(getattr(tokenizer, "tokenizer", None), "unk_token_id", None)
-    inner = getattr(tokenizer, "tokenizer", None)
-    special = set(getattr(inner, "all_special_ids", ())) - {unknown}
-    if unknown is not None and unknown not in special:
+    inner = getattr(tokenizer, "tokenizer", None)  # transformers', of ours and of open_clip's HFTokenizer
+    unknown = getattr(inner, "unk_token_id", None)
+    special = {*getattr(inner, "all_special_ids", ())} - {unknown}
+    if unknown is not None:
         ids = tokenizer(texts)
-        real = torch.ones_like(ids, dtype=torch.bool)
-        for token in special:
-            real &= ids != token
-        share = ((ids == unknown) & real).sum().item() / max(1, real.sum().item())
-        if share > 0.5:
+        words = ~torch.isin(ids, torch.tensor(sorted(special), dtype=ids.dtype))
+        known = 1 - ((ids == unknown) & words).sum().item() / max(1, words.sum().item())
+        if known < 0.5:
             raise TrainingError(
-                f"{data}: the tokenizer of the model knows {1 - share:.0%} of the words of its texts (the first: "
+                f"{data}: the tokenizer of the model knows {known:.0%} of the words of its texts (the first: "
                 f"{texts[0][:40]!r}): they are in another language than the model's"
             )
     chinese = sum(bool(re.search(r"[\u4e00-\u9fff]", text)) for text in texts)
