@@ -177,8 +177,9 @@ def _take_size(model, size: int | None) -> None:
     open_clip builds it in its own size and changes that afterwards: positions of another size would not fit, or be
     interpolated there and back.
     """
-    if size is not None and hasattr(getattr(model, "visual", None), "set_input_size"):
-        model.visual.set_input_size(size)
+    visual = getattr(model, "visual", None)
+    if size is not None and hasattr(visual, "trunk") and hasattr(visual, "set_input_size"):
+        visual.set_input_size(size)
 
 
 def add_configs(factory) -> None:
