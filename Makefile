@@ -6,13 +6,14 @@ install:  ## this folder, editable, with everything that the tests need
 test:  ## the fast tests
 	pytest
 slow:  ## the full-size tests
-	pytest -m slow
+	pytest -n 0 -m slow
 lint:  ## ruff
 	ruff check . && ruff format --check .
 docs:  ## write again what the program writes of the docs
 	python benchmarks/model_facts.py && python benchmarks/models_page.py
 	zhclip classnames --write docs/datasets_classification.md
 	python -m zhclip_openclip.datasets.docs docs/reproducing.md
+	python -m zhclip_openclip.export.docs docs/deploying.md
 picture:  ## the picture on top of the README
 	zhclip reproduce --offline-demo --output /tmp/zhclip-demo
 	chromium --headless=new --no-sandbox --hide-scrollbars --screenshot=docs/images/report.png \

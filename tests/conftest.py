@@ -20,6 +20,8 @@ _stack = ExitStack()
 
 
 def pytest_configure(config):
+    if hasattr(config, "workerinput"):  # one of two processes that share the cores
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Before anything imports huggingface_hub, which reads its address once.
     home = Path(_stack.enter_context(tempfile.TemporaryDirectory(prefix="zhclip-tests-")))
     (home / "hub").mkdir()

@@ -44,6 +44,16 @@ def printable(text: str) -> str:
     return "".join(_spelt(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
+def one_line(error: BaseException) -> str:
+    """What a person is told of any error: what ours say, and the kind of others in front; at most 500 characters."""
+    text = str(error).strip()
+    if "Original Traceback" in text:  # torch puts a worker's whole traceback into the message
+        text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+    elif not isinstance(error, (ZhclipError, SystemExit)):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return printable(" ".join(text.split()))[:500]
+
+
 #: Unicode's categories of characters that are not printed.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 

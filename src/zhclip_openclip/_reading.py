@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from zhclip_openclip._errors import ZhclipError
 
 #: Bytes of a JSON file that is read whole: indexes, configs, results. The largest that we know of is 3 MiB.
 JSON_LIMIT = 256 * 2**20
+#: The end of a place that has a line in it.
+_HAS_LINE = re.compile(r"(:|, line )\d+$")
 #: What files begin with, and what such a file is. The longest that fit come first.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer"),
@@ -64,17 +67,16 @@ def reading(path: str | os.PathLike[str], error: type[ZhclipError] = ZhclipError
 
 
 def _place(path: str | os.PathLike[str], cause: Exception) -> str:
-    """The file, and where in it JSON ends to be JSON; `path` may have a line of its own already."""
-    if not isinstance(cause, json.JSONDecodeError):
+    """The file, and where in it JSON ends to be JSON; `path` may have a line of its own already (`FILE:3`)."""
+    if not isinstance(cause, json.JSONDecodeError) or _HAS_LINE.search(str(path)):
         return str(path)
-    line = "" if ", line " in str(path) else f", line {cause.lineno}"
-    return f"{path}{line}, column {cause.colno}"
+    return f"{path}, line {cause.lineno}, column {cause.colno}"
 
 
 def reason_of(cause: BaseException) -> str:
     """What an exception says, in a few words; its kind where its text alone would puzzle."""
     if isinstance(cause, json.JSONDecodeError):
-        return f"not JSON ({cause.msg})"
+        return f"not JSON ({cause.msg}, at character {cause.colno})"
     if isinstance(cause, UnicodeDecodeError):
         return f"not {cause.encoding.upper()} (byte {cause.start})"
     if isinstance(cause, RecursionError):

@@ -1,8 +1,10 @@
-"""What `import torch` calls: puts one finder on `sys.meta_path` that hooks open_clip and clip_benchmark as they load.
+"""What `import torch` calls, by way of `zhclip_openclip_autoload.py`: puts one finder on `sys.meta_path` that hooks
+open_clip and clip_benchmark as they load.
 
 Standard library only and nothing that may raise: an exception here would break `import torch` for every program on the
-machine. The finder looks at the name of each imported module and does nothing but for the few in :data:`HOOKS`; those
-are loaded as always, and afterwards handed to a function of :mod:`zhclip_openclip.integrations`.
+machine. The finder looks at the name of each imported module and does nothing but for the few in :data:`HOOKS` and
+:data:`TOGETHER`; those are loaded as always, and afterwards handed to a function of
+:mod:`zhclip_openclip.integrations`. Where that fails the host is left as it was, and one warning says so.
 
 Torch is often first imported from inside `import open_clip` or `import clip_benchmark.cli`. Those two are then half
 executed and past the finder, which is why the hooks are on submodules that come later. `clip_benchmark.cli` is the one
@@ -36,11 +38,16 @@ HOOKS = {
     "open_clip_train.zero_shot": "zhclip_openclip.integrations.open_clip_train:hook_zero_shot",
     "open_clip_train.train": "zhclip_openclip.integrations.open_clip_train:hook_train",
 }
+#: Modules without a hook of their own that one of :data:`HOOKS` changes too: executed again (`importlib.reload`), they
+#: need it again.
+TOGETHER = {"open_clip.model": "open_clip.factory", "open_clip.pretrained": "open_clip.factory"}
 _CLI = "clip_benchmark.cli"
 #: Names of host modules whose hook failed, with the reason: `zhclip doctor` shows them.
 FAILED: dict[str, str] = {}
 #: Names of host modules that have been hooked.
 DONE: set[str] = set()
+#: Kinds of failures that have been told of: what breaks one hook usually breaks all.
+_TOLD: set[str] = set()
 
 
 def autoload() -> None:
@@ -61,34 +68,64 @@ def autoload() -> None:
         main = sys.modules.get("__main__")
         if getattr(getattr(main, "__spec__", None), "name", None) == _CLI:  # python -m clip_benchmark.cli
             _when_parsing(main)
-    except Exception as error:  # whatever it is, torch must go on
-        _warn("its start", error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever it is, torch must go on
+        _failed("its start", error)
 
 
 def apply(name: str, module: types.ModuleType) -> None:
-    """Hand the complete host module `name` to its hook, once; a failure becomes one warning."""
+    """Hand the complete host module `name` to its hook, once. One that fails leaves the host as it was: what it had
+    replaced and added is taken back, and a warning says why."""
     if name in DONE or name in FAILED:
         return
     DONE.add(name)
-    path, function = HOOKS[name].split(":")
+    state = None
     try:
-        getattr(importlib.import_module(path), function)(module)
-    except Exception as error:
+        _look_for_pieces()
+        from zhclip_openclip._host_state import HostState
+
+        path, function = HOOKS[name].split(":")
+        hook = getattr(importlib.import_module(path), function)
+        state = HostState(name, module)
+        hook(module)
+    except BaseException as error:  # of a family too, or SystemExit: none of it is the host's business
         DONE.discard(name)
         FAILED[name] = f"{type(error).__name__}: {error}"
-        _warn(name, error)
+        if state is not None:
+            state.restore()
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        _failed(name, error)
 
 
-def _warn(what: str, error: Exception) -> None:
+def _look_for_pieces() -> None:
+    """Raise if the folders that hold no code are not there: an installation that was cut off, or one in a zip file."""
+    from zhclip_openclip import _paths
+
+    missing = [str(folder) for folder in (_paths.model_configs(), _paths.DATA) if not folder.is_dir()]
+    if missing:
+        raise FileNotFoundError(f"{' and '.join(missing)} not there; install zhclip-openclip again")
+
+
+def _failed(what: str, error: BaseException) -> None:
+    """Tell of a failure, the first time that one of its kind comes."""
+    kind = type(error).__name__
+    if kind in _TOLD:
+        return
+    _TOLD.add(kind)
+    tell(
+        f"zhclip-openclip could not hook into {what} and leaves it as it is ({kind}: {error}); "
+        "`zhclip doctor` says more"
+    )
+
+
+def tell(text: str) -> None:
+    """Warn, without ever raising."""
     try:
-        warnings.warn(
-            f"zhclip-openclip could not hook into {what} and leaves it as it is ({type(error).__name__}: {error}); "
-            "`zhclip doctor` says more",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    except Exception:  # warnings may be errors: then there is nobody to tell, and the host still has to load
-        print(f"zhclip-openclip could not hook into {what}: {error}", file=sys.stderr)
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    except Exception:  # warnings may be errors: then the host still has to load
+        print(text, file=sys.stderr)
 
 
 def _is_executing(module: types.ModuleType) -> bool:
@@ -99,7 +136,7 @@ class _Finder:
     """Finds the modules of :data:`HOOKS` with everybody else's finders and wraps their loaders."""
 
     def find_spec(self, name, path=None, target=None):
-        if name not in HOOKS:
+        if name not in HOOKS and name not in TOGETHER:
             return None
         try:
             spec = None
@@ -112,8 +149,8 @@ class _Finder:
             if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
                 spec.loader = _Loader(spec.loader)
             return spec
-        except Exception as error:
-            _warn(name, error)
+        except Exception as error:  # of somebody else's finder, which raises it again when it is asked next
+            _failed(name, error)
             return None
 
 
@@ -132,9 +169,20 @@ class _Loader:
         module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        apply(module.__spec__.name, module)
+        name = module.__spec__.name
+        if sys.modules.get(name) is not module:  # a copy for somebody's own use
+            return
+        hooked = TOGETHER.get(name, name)
+        if name in TOGETHER and hooked not in DONE:
+            return  # it comes first, and its hook later
+        if name in HOOKS:
+            FAILED.pop(name, None)
+        DONE.discard(hooked)  # what was replaced is the host's own again, if this is the second time
+        apply(hooked, sys.modules.get(hooked, module))
 
     def __getattr__(self, name):
+        if name.startswith("__") or name == "_loader":  # of an object that is being copied, which has no loader yet
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import warnings
 
 import open_clip
 import pytest
 import torch
+from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
 
 from zhclip_openclip._errors import CheckpointError, DownloadError
@@ -72,7 +75,13 @@ def test_offline_with_a_cold_cache(hub, repo, cache, offline):
         _files.fetch(REPO, ["config.json"], cache, optional=True)
 
 
-def test_a_file_cut_short_leaves_nothing(hub, repo, cache, tmp_path):
+@pytest.fixture
+def no_pauses(monkeypatch):
+    """huggingface_hub waits for half a minute between its attempts."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+def test_a_file_cut_short_leaves_nothing(hub, repo, cache, no_pauses):
     hub.faults["model.safetensors"] = "cut"
     with pytest.raises(DownloadError, match="model.safetensors.*could not be fetched"):
         _files.fetch(REPO, NAMES, cache)
@@ -81,7 +90,7 @@ def test_a_file_cut_short_leaves_nothing(hub, repo, cache, tmp_path):
     assert _files.fetch(REPO, NAMES, cache).read_bytes() == (repo / "model.safetensors").read_bytes()
 
 
-def test_404_and_500(hub, repo, cache):
+def test_404_and_500(hub, repo, cache, no_pauses):
     hub.faults["model.safetensors"] = "404"
     with pytest.raises(DownloadError, match="holds none of model.safetensors or pytorch_model.bin"):
         _files.fetch(REPO, NAMES, cache)
@@ -91,6 +100,102 @@ def test_404_and_500(hub, repo, cache):
         _files.fetch(REPO, ["config.json"], cache, optional=True)
     with pytest.raises(DownloadError, match="has no repository nobody/nothing"):
         _files.fetch("nobody/nothing", NAMES, cache)
+
+
+# the cache as the hub's own tools leave it: a snapshot, and no note of the files that the repository does not have
+
+
+@pytest.fixture(params=["offline", "no answer"])
+def no_hub(request, hub, monkeypatch):
+    """Call it to be without the hub, in one of two ways."""
+    from huggingface_hub import constants
+
+    def go():
+        if request.param == "offline":
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        else:
+            with socket.socket() as free:  # a port that nobody listens on
+                free.bind(("127.0.0.1", 0))
+                monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+
+    return go
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_snapshot_with_the_weights_is_complete(hub, repo, cache, no_hub, whole):
+    (repo / "model.safetensors").rename(repo / "pytorch_model.bin")
+    if whole:
+        (repo / ".gitattributes").write_text("*.bin filter=lfs\n")
+    snapshot_download(REPO, cache_dir=cache)
+    no_hub()
+    assert _files.fetch(REPO, NAMES, cache).name == "pytorch_model.bin"
+    assert _files.fetch(REPO, ["config.json"], cache, optional=True).name == "config.json"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert _files.fetch(REPO, ["preprocessor_config.json"], cache, optional=True) is None
+    told = [str(warning.message) for warning in caught]
+    # Who has fetched some files only may lack one that the repository has.
+    assert told == [] if whole else len(told) == 1 and "taken for absent" in told[0] and REPO in told[0]
+
+
+def test_a_snapshot_without_the_weights_is_not(hub, repo, cache, no_hub):
+    snapshot_download(REPO, cache_dir=cache, allow_patterns=["config.json"])
+    no_hub()
+    with pytest.raises(DownloadError, match="preprocessor_config.json is not on this machine"):
+        _files.fetch(REPO, ["preprocessor_config.json"], cache, optional=True)
+    with pytest.raises(DownloadError, match="model.safetensors or pytorch_model.bin is not on this machine"):
+        _files.fetch(REPO, NAMES, cache)
+
+
+def test_a_hub_that_fails_is_no_hub(hub, repo, cache, no_pauses):
+    """HTTP errors: the cache is as good as without a network."""
+    _files.fetch(REPO, NAMES, cache)
+    hub.faults["preprocessor_config.json"] = "500"
+    with pytest.warns(UserWarning, match=f"{REPO} in the cache has weights.*500.*taken for absent"):
+        assert _files.fetch(REPO, ["preprocessor_config.json"], cache, optional=True) is None
+
+
+def test_a_hub_that_gives_no_answer_is_asked_once(hub, repo, cache, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    class ConnectError(Exception):
+        pass
+
+    class Client:
+        def head(self, address, timeout):
+            asked.append(address)
+            raise ConnectError("[Errno -2] Name or service not known")
+
+    def never(*args, **kwargs):
+        raise AssertionError("it was asked again")
+
+    _files.fetch(REPO, NAMES, cache)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", Client)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://no-such-mirror.example")
+    monkeypatch.setattr(_files.time, "monotonic", lambda: 5e6)
+    assert _files.fetch(REPO, NAMES, cache).name == "model.safetensors"
+    for name in ("config.json", "a.bin", "b.bin"):
+        with pytest.raises(DownloadError, match=r"example \(ConnectError: \[Errno -2\] Name or service not known\)"):
+            _files.fetch(f"other/{name}", [name], cache)
+    assert asked == ["https://no-such-mirror.example"]
+    monkeypatch.setattr(_files.time, "monotonic", lambda: 5e6 + _files.PATIENCE)
+    with pytest.raises(DownloadError):
+        _files.fetch("other/one", ["a.bin"], cache)
+    assert len(asked) == 2  # after a while it is asked again
+
+
+def test_a_reason_is_cut_between_words():
+    told = _files._reason(OSError("word " * 100))
+    assert len(told) < 180 and told.endswith("word ...")
+
+
+def test_models_dir_of_an_unknown_user(monkeypatch):
+    monkeypatch.setenv("ZHCLIP_MODELS_DIR", "~nosuchuser/models")
+    with pytest.raises(CheckpointError, match="~nosuchuser/models: this machine knows no home folder"):
+        _files.fetch(REPO, NAMES)
 
 
 def test_models_dir_comes_before_the_hub(hub, repo, cache, models_dir):

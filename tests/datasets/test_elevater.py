@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -99,16 +100,17 @@ def test_index_is_the_order_of_a_submission(root):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("[0, 1,\n 2", "index.json, line 2, column 3"),
+        ("[0, 1,\n 2", "index.json, line 2, column 3: not JSON"),
         ("[0, 6]", "names image 6, and there are 6"),
-        ('{"0": 1}', "no list of whole numbers"),
+        ('{"0": 1}', "holds an object, not a list"),
         ("[0.5]", "no list of whole numbers"),
     ],
 )
 def test_bad_index(root, text, error):
     (root / "index.json").write_text(text)
-    with pytest.raises(ZhclipError, match=error):
-        elevater.build("cifar-10", root)
+    dataset = elevater.build("cifar-10", root)  # a submission alone needs it
+    assert len(dataset) == 6 and dataset.order is None
+    assert len(dataset.notes) == 1 and re.search(error, dataset.notes[0])
 
 
 def spoil(root):
@@ -247,3 +249,40 @@ def test_without_cn_clip(root, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "cn_clip.eval.cvinw_zeroshot_templates", None)
     assert elevater.build("cifar-10", root, template_file="zh").template_set == "zh"
+
+
+def test_labels_in_another_encoding_say_how_to_convert_them(root):
+    (root / "label_cn.txt").write_text("飞机\n汽车\n鸟\n", encoding="gbk")
+    with pytest.raises(ZhclipError, match=r"label_cn.txt: not UTF-8 \(looks like GBK\); convert it: iconv -f GBK"):
+        elevater.build("cifar-10", root)
+    (root / "label_cn.txt").write_text("飞机\n汽车\n鸟\n", encoding="utf-16")
+    with pytest.raises(ZhclipError, match="label_cn.txt is not UTF-8 but UTF-16"):
+        elevater.build("cifar-10", root)
+
+
+def test_files_of_other_kinds_are_counted(root):
+    for number in range(3):
+        (root / "test" / "1" / f"{number}.GIF").write_bytes(b"GIF89a")
+    (root / "test" / "2" / "9.avif").write_bytes(b"x")
+    dataset = elevater.build("cifar-10", root)
+    assert len(dataset) == 6 and len(dataset.notes) == 1
+    assert dataset.notes[0].startswith("4 files of other kinds (.avif, .gif) in ")
+    for path in (root / "test").rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(ZhclipError, match=r"no images.*4 of kinds that are not read: \.avif, \.gif; convert them"):
+        elevater.build("cifar-10", root)
+
+
+def test_train_split_of_a_linear_probe(root):
+    """clip_benchmark asks for it without a language, and makes nothing of its names."""
+    (root / "label.txt").unlink()
+    train = elevater.build("cifar-10", root, split="train", language="en")
+    assert len(train) == 6 and train.targets == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(ZhclipError, match="label.txt is missing"):
+        elevater.build("cifar-10", root, language="en")
+
+
+def test_a_folder_of_a_number_without_end(root):
+    (root / "test" / ("9" * 200)).mkdir()
+    with pytest.raises(ZhclipError, match="there is no class 999"):
+        elevater.build("cifar-10", root)

@@ -74,6 +74,38 @@ def test_other_errors_stay():
         Guarded(Bad(), "x")[0]
 
 
+def test_errors_of_a_transform_stay(dataset):
+    def broken(image):
+        raise ValueError("expected 4 channels")
+
+    dataset.transform = broken
+    with pytest.raises(ValueError, match="expected 4 channels") as caught:
+        Guarded(dataset, "x")[0]
+    assert not isinstance(caught.value, ZhclipError)
+
+
+def _a_bomb(path):
+    Image.new("1", (20_000, 10_000)).save(path)
+
+
+def _a_wrong_header(path):
+    Image.new("RGB", (9, 9)).save(path)
+    path.write_bytes(path.read_bytes().replace(b"9 9", b"x 9", 1))
+
+
+@pytest.mark.parametrize(("name", "make"), [("9.png", _a_bomb), ("9.ppm", _a_wrong_header)])
+def test_whatever_pillow_raises(tmp_path, name, make):
+    """DecompressionBombError is no OSError, and a damaged PPM is a ValueError."""
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "a" / "1.png")
+    make(tmp_path / "a" / name)
+    pictures = folders.ImageFolder(str(tmp_path), transform=lambda image: image.size)
+    with pytest.raises(ZhclipError, match=rf"a/{name} does not decode"):
+        Guarded(pictures, "fer2013")[1]
+    guarded = Guarded(pictures, "fer2013", skip=True)
+    assert len(guarded) == 1 and [skipped.key for skipped in guarded.skipped] == [f"a/{name}"]
+
+
 def test_goes_to_other_processes(dataset):
     dataset.transform = dataset.transforms = None
     assert len(pickle.loads(pickle.dumps(Guarded(dataset, "x")))) == 6

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from tests.support import references
-from tests.support.reduced import LAYERS, VOCABULARY, assert_same, build, create
+from tests.support.reduced import LAYERS, VOCABULARY, assert_same, build, create, expected
 from tests.support.references import REFERENCES
 from zhclip_openclip._errors import CheckpointError
+from zhclip_openclip.checkpoints import _load, _resolve
+from zhclip_openclip.families import find
 
 pytestmark = pytest.mark.usefixtures("reduced")
 
@@ -206,7 +208,173 @@ def test_logit_scale_comes_with_the_image_tower(taiyi, models_dir):
     assert torch.equal(model.logit_scale, clip.logit_scale)
 
 
+def test_both_towers_in_one_file(taiyi, models_dir, tmp_path):
+    """A fine-tuning run that saved what it loaded from two places into one file."""
+    taiyi.save(models_dir)
+    towers = taiyi.published()
+    state = {**towers["openai/clip-vit-base-patch32"], **towers["IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese"]}
+    state["visual_projection.weight"] = state["visual_projection.weight"] + 1
+    torch.save(state, tmp_path / "mine.pt")
+    assert_another(create("taiyiclip-vit-b-32", tmp_path / "mine.pt"), taiyi, state)
+    no_scale = {name: tensor for name, tensor in state.items() if name.startswith(("bert.", "classifier.", "vis"))}
+    torch.save(no_scale, tmp_path / "mine.pt")
+    model = create("taiyiclip-vit-b-32", tmp_path / "mine.pt")
+    assert model.logit_scale.exp().item() == pytest.approx(100)
+
+
+def test_both_towers_of_multilingual_clip_in_one_file(models_dir, tmp_path):
+    reference = build("mclip-vit-b-32", "m_clip")
+    state = {}
+    for tower in reversed(reference.published().values()):
+        state |= tower
+    state["visual_projection.weight"] = state["visual_projection.weight"] + 1
+    torch.save({"module": state}, tmp_path / "mine.pt")
+    assert_another(create("mclip-vit-b-32", tmp_path / "mine.pt"), reference, state)
+
+
+@torch.no_grad()
+def assert_another(model, reference, state):
+    """Texts as in the reference, and the image tower's projection as in `state`, where the published one differs."""
+    _, tokens, features = expected(reference)[1]
+    assert (model.eval().encode_text(tokens) - features).abs().max() <= 1e-5
+    assert torch.equal(model.visual.proj, state["visual_projection.weight"].T)
+
+
+# trainers around other people's names
+
+
+@pytest.mark.parametrize("form", ["DeepSpeed", "Lightning", "FSDP", "AveragedModel", "average beside"])
+@pytest.mark.parametrize("kind", ["chinese_clip", "cn_clip", "altclip", "taiyi"])
+@pytest.mark.filterwarnings("ignore:.*(left out|is taken)")
+def test_what_trainers_make_of_it(kind, form, request, models_dir, tmp_path):
+    reference = request.getfixturevalue(kind)
+    name = {"altclip": "altclip-vit-l-14", "taiyi": "taiyiclip-vit-b-32"}.get(kind, CNCLIP)
+    if kind == "taiyi":
+        reference.save(models_dir)  # the image tower comes from its own source
+    state = next(iter(reference.published().values()))
+    layer = next(part for part in ("encoder.layer.0.", "encoder.layers.0.") if any(part in key for key in state))
+    content = {
+        "DeepSpeed": lambda: {"module": state, "ds_version": "0.16", "optimizer": None},
+        "Lightning": lambda: {
+            "state_dict": {**{f"model.{k}": v for k, v in state.items()}, "head.weight": torch.zeros(2)},
+            "pytorch-lightning_version": "2.4.0",
+        },
+        "FSDP": lambda: {
+            f"_fsdp_wrapped_module.{k.replace(layer, f'{layer}_checkpoint_wrapped_module.')}": v
+            for k, v in state.items()
+        },
+        "AveragedModel": lambda: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in state.items()}},
+        "average beside": lambda: {"state_dict": state, "state_dict_ema": {k: v + 1 for k, v in state.items()}},
+    }[form]()
+    torch.save(content, tmp_path / "last.ckpt")
+    assert_same(create(name, tmp_path / "last.ckpt"), reference)
+
+
+# the hub's cache as its own tools leave it
+
+
+@pytest.mark.parametrize(("name", "tag"), [("cnclip-rn50", "ofa_sys"), ("taiyiclip-vit-b-32", "idea_ccnl")])
+@pytest.mark.filterwarnings("ignore:.*taken for absent")
+def test_repositories_that_were_downloaded_whole(hub, tmp_path, monkeypatch, name, tag):
+    from huggingface_hub import constants, snapshot_download
+
+    from zhclip_openclip.commands.models import rows
+
+    def here():
+        return {row["model"]: row["on_this_machine"] for row in rows() if row["tag"] == tag}[name]
+
+    reference = build(name, tag)
+    reference.save(hub.root)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for repo in reference.modules:
+        assert not here()
+        snapshot_download(repo, cache_dir=tmp_path / "cache")
+    assert here()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert_same(create(name, tag, cache_dir=str(tmp_path / "cache")), reference)
+
+
 # what does not fit
+
+
+def large(size: str) -> dict:
+    reference = {"224": "cnclip-vit-l-14", "336": "cnclip-vit-l-14-336"}[size]
+    return next(iter(build(reference, "ofa_sys").published().values()))
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "fits"),
+    [("336", "cnclip-vit-l-14", "cnclip-vit-l-14-336"), ("224", "cnclip-vit-l-14-336", "cnclip-vit-l-14")],
+)
+def test_another_image_size_is_refused_where_none_is_asked_for(tmp_path, size, asked, fits):
+    torch.save(large(size), tmp_path / "mine.pt")
+    model = open_clip.create_model(asked, pretrained_text=False)
+    pieces = [_resolve.recognise(tmp_path / "mine.pt", *find(asked))]
+    with pytest.raises(CheckpointError, match=f"; it fits {fits}: load it under that name$"):
+        _load.load(model, pieces, asked, resize=False)
+    _load.load(model, pieces, asked, resize=True)
+
+
+def test_another_image_size_that_no_model_has_is_told_in_pixels(tmp_path):
+    for name, size in (("cnclip-vit-b-16", 384), ("cnclip-rn50", 64)):
+        other = open_clip.create_model(name, force_image_size=size, pretrained_text=False)
+        torch.save(other.state_dict(), tmp_path / "mine.pt")
+        model = open_clip.create_model(name, pretrained_text=False)
+        pieces = [_resolve.recognise(tmp_path / "mine.pt", *find(name))]
+        with pytest.raises(CheckpointError, match=f"its images are of {size} pixels and the model's of 224: see force"):
+            _load.load(model, pieces, name, resize=False)
+
+
+@pytest.mark.parametrize("fault", ["a part of another size", "a part missing", "a scalar", "twice"])
+def test_parts_that_do_not_fit_together(chinese_clip, tmp_path, fault):
+    """Query, key and value are one tensor here: rows that add up by chance are not enough."""
+    state = dict(module_of(chinese_clip).state_dict())
+    place = "vision_model.encoder.layers.0.self_attn."
+    query, key, value = (state[f"{place}{part}_proj.weight"] for part in "qkv")
+    if fault == "a part of another size":
+        state |= {f"{place}q_proj.weight": query[:1], f"{place}k_proj.weight": torch.cat([key, query[1:]])}
+    elif fault == "a part missing":
+        del state[f"{place}v_proj.weight"]
+        state[f"{place}k_proj.weight"] = torch.cat([key, value])
+    elif fault == "a scalar":
+        state[f"{place}q_proj.weight"] = torch.zeros(())
+    else:
+        state["vision_model.encoder.layer.0.self_attn.q_proj.weight"] = query
+    torch.save(state, tmp_path / "mine.pt")
+    with pytest.raises(CheckpointError, match=r"1 have another shape \(vision_model.*q_proj.weight.* together for"):
+        create(CNCLIP, tmp_path / "mine.pt")
+
+
+@pytest.mark.parametrize("lost", ["classifier.bias", "vision_model.post_layernorm.bias"])
+def test_only_models_that_read_the_file_are_named(taiyi, models_dir, tmp_path, lost):
+    """Other families have towers of the same shapes, and do not know these names."""
+    taiyi.save(models_dir)
+    name = "taiyiclip-vit-b-32"
+    if lost.startswith("classifier"):
+        state = dict(taiyi.published()["IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese"])
+        path = tmp_path / "mine.pt"
+    else:
+        path = models_dir / "openai/clip-vit-base-patch32/model.safetensors"
+        state = dict(taiyi.published()["openai/clip-vit-base-patch32"])
+    del state[lost]
+    path.unlink(missing_ok=True)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="parameters are missing") as error:
+        create(name, path if path.suffix == ".pt" else "idea_ccnl")
+    assert "it fits" not in str(error.value)
+
+
+def test_an_image_tower_of_another_size_is_not_to_be_loaded_by_name(taiyi, models_dir):
+    taiyi.save(models_dir)
+    large = build("taiyiclip-vit-l-14", "idea_ccnl")
+    large.save(models_dir)
+    folders = [models_dir / f"openai/clip-vit-{size}" for size in ("base-patch32", "large-patch14")]
+    for folder in folders:
+        (folder / "config.json").unlink()
+    (folders[0] / "model.safetensors").replace(folders[1] / "model.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit taiyiclip-vit-l-14.*; it is the image tower of ") as error:
+        create("taiyiclip-vit-l-14", "idea_ccnl")
+    assert "taiyiclip-vit-b-32" in str(error.value) and "clip-chinese" not in str(error.value)
 
 
 def test_another_size_is_named(cn_clip, tmp_path):
@@ -279,5 +447,5 @@ def test_a_config_that_contradicts_is_an_error(chinese_clip, tmp_path, part, key
     config = json.loads((folder / "config.json").read_text())
     config[part][key] = value
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=f"{part}.{key} is {value}"):
+    with pytest.raises(CheckpointError, match=f"{part}.{key} is {value!r}"):
         create(CNCLIP, folder)

@@ -19,7 +19,7 @@ from zhclip_openclip.families import all_families, find
 def file_of(state: dict[str, torch.Tensor], name: str = "file") -> _read.Weights:
     """What `_read.read` would say of a file with these tensors."""
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    return _read.Weights(Path(name), shapes, {}, {}, "")
+    return _read.Weights(Path(name), shapes, {}, {})
 
 
 def pieces_of(reference: references.Reference, family) -> list[Piece]:

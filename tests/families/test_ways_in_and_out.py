@@ -16,17 +16,20 @@ import open_clip
 import pytest
 import torch
 from open_clip.push_to_hf_hub import save_for_hf
-from PIL import Image
 from safetensors.torch import save_file
+from transformers import XLMRobertaTokenizerFast
 from typer.testing import CliRunner
 
 from tests.families.test_preprocessing import picture
-from tests.support.reduced import build
+from tests.support.reduced import assert_same, build
 from tests.support.references import REFERENCES
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip.commands import app
 
-pytestmark = pytest.mark.usefixtures("reduced")
+pytestmark = [
+    pytest.mark.usefixtures("reduced"),
+    pytest.mark.filterwarnings("ignore:.*it is cut short, or of another model"),  # the vocabularies here are small
+]
 
 TEXTS = ["一只猫", "Hello T恤 （全角）！，", "“引号”"]
 PICTURES = [picture(331, 224), picture(50, 70, "P"), picture(301, 224, "RGBA")]
@@ -41,14 +44,16 @@ MODELS = {
     "mclip": ("mclip-labse-vit-l-14", "m_clip"),
     "clip-chinese": ("clip-chinese-vit-b-32", "yeungnlp"),
 }
+#: The others are `slow`: they take the same way, with other names.
+FAST = ("zhclip-quickgelu", "cnclip-rn50", "taiyiclip")
 #: What the alias of a family with a twin is called: a user never sees the twin's own name.
 ASKED = {"zhclip-vit-l-14-quickgelu": "zhclip", "zhclip-vit-l-14": "zhclip"}
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *'一只猫恤引号全角（）！，,!()"“”hellotw', "hello", "t"]
 
 
-def seen(name: str, pretrained: str | None = None, **options) -> dict[str, torch.Tensor]:
+def seen(name: str, pretrained: str | None = None) -> dict[str, torch.Tensor]:
     """What a user sees of a model: pixels and features of pictures, ids and features of texts."""
-    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, **options)
+    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained)
     tokenizer = open_clip.get_tokenizer(name, **({"pretrained": pretrained} if pretrained else {}))
     return look(model, transform, tokenizer)
 
@@ -68,12 +73,20 @@ def assert_seen(given: dict, expected: dict, way: str) -> None:
         assert torch.equal(given[what], expected[what]), (way, what)
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, name: str) -> None:
+    """A small vocabulary in the form of the family's: BERT's or XLM-R's."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+    if not name.startswith("altclip"):
+        (folder / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+        return
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *"一只猫恤引号全角（）！，“”HeloT"]
+    made = XLMRobertaTokenizerFast(vocab=[(piece, -float(number)) for number, piece in enumerate(pieces)])
+    made.save_pretrained(folder)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(key, marks=() if key in FAST else pytest.mark.slow) for key in MODELS]
+)
 def published(request, tmp_path_factory):
     """Name to ask for, the folder of the published repository, and what a user sees of it under its tag.
 
@@ -86,7 +99,7 @@ def published(request, tmp_path_factory):
 
     tagged = find(name)[1].tags[tag]
     folder = root / tagged.repo
-    write_tokenizer(folder)
+    write_tokenizer(folder, name)
     processor = {"image_mean": [0.4, 0.5, 0.6], "image_std": 0.25, "resample": 2, "do_center_crop": None}
     (root / (tagged.image_repo or tagged.repo) / "preprocessor_config.json").write_text(json.dumps(processor))
     with pytest.MonkeyPatch.context() as patch:
@@ -111,7 +124,7 @@ def saved(published, tmp_path_factory):
     wrapped = torch.nn.Module()  # as DistributedDataParallel wraps a model
     wrapped.module = model
     torch.save({"epoch": 1, "state_dict": wrapped.state_dict()}, base / "run/checkpoints/epoch_1.pt")
-    write_tokenizer(base / "run/checkpoints")
+    write_tokenizer(base / "run/checkpoints", asked)
     yield base
     shutil.rmtree(base)
 
@@ -145,14 +158,14 @@ def test_converted_again(published, saved, tmp_path):
             assert (tmp_path / "again0" / file).read_bytes() == (saved / "converted" / file).read_bytes()
 
 
-def test_uploaded(published, saved, hub, monkeypatch, tmp_path):
+def test_uploaded(published, saved, hub):
     """`hf-hub:me/mine`, as name and as `pretrained`, of what was converted and of what open_clip itself uploads."""
-    asked, _, _, expected, _ = published
+    asked, _, _, expected, root = published
     for folder in ("converted", "open_clip"):
-        shutil.copytree(saved / folder, hub.root / "me" / folder)
-        cache = str(tmp_path / folder)
-        assert_seen(seen(f"hf-hub:me/{folder}", cache_dir=cache), expected, folder)
-        assert_seen(seen(asked, f"hf-hub:me/{folder}", cache_dir=cache), expected, folder)
+        repo = f"me-{root.name}/{folder}"  # each family's its own, as the cache of the hub knows them by name
+        shutil.copytree(saved / folder, hub.root / repo)
+        assert_seen(seen(f"hf-hub:{repo}"), expected, folder)
+        assert_seen(seen(asked, f"hf-hub:{repo}"), expected, folder)
 
 
 def test_the_published_repository_by_its_own_name(published):
@@ -320,4 +333,123 @@ def test_all_models_have_a_reference():
     for family in all_families().values():
         if any((model.name, tag) in REFERENCES for model in family.models for tag in model.tags):
             assert tested & {model.name for model in family.models}, family.name
-    assert Image  # the pictures are PIL's
+
+
+# Sizes
+
+
+def positions(model) -> torch.Tensor:
+    visual = model.visual
+    return getattr(visual, "positional_embedding", None) if hasattr(visual, "conv1") else visual.trunk.pos_embed
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """Chinese-CLIP's ViT-L/14 for 336 and 224 pixels, in two layouts each."""
+    root = tmp_path_factory.mktemp("sizes")
+    files = {}
+    for size, name in ((336, "cnclip-vit-l-14-336"), (224, "cnclip-vit-l-14")):
+        reference = build(name, "ofa_sys")
+        state = next(iter(reference.published().values()))
+        files[size, "hub"] = root / f"{size}.safetensors"
+        save_file({key: value.contiguous() for key, value in state.items()}, files[size, "hub"])
+        model = open_clip.create_model(name, pretrained=str(files[size, "hub"]))
+        files[size, "open_clip"] = root / f"{size}.pt"
+        torch.save(dict(model.state_dict()), files[size, "open_clip"])
+    yield files
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("layout", ["hub", "open_clip"])
+@pytest.mark.parametrize("size, fits", [(336, "cnclip-vit-l-14-336"), (224, "cnclip-vit-l-14")])
+def test_a_file_of_another_size_names_the_model_that_fits(sizes, layout, size, fits):
+    other = {336: "cnclip-vit-l-14", 224: "cnclip-vit-l-14-336"}[size]
+    with pytest.raises(CheckpointError, match=f"it fits {fits}: load it under that name"):
+        open_clip.create_model(other, pretrained=str(sizes[size, layout]))
+
+
+def test_positions_are_interpolated_where_a_size_is_asked_for(sizes):
+    """As open_clip's own `resize_pos_embed` does it, which its own loading calls."""
+    from open_clip.model import resize_pos_embed
+
+    model = open_clip.create_model("cnclip-vit-l-14", pretrained=str(sizes[224, "hub"]), force_image_size=336)
+    expected = dict(open_clip.create_model("cnclip-vit-l-14", pretrained=str(sizes[224, "hub"])).state_dict())
+    resize_pos_embed(expected, model)
+    assert torch.equal(model.visual.positional_embedding, expected["visual.positional_embedding"])
+
+
+def test_folders_are_held_against_the_size_that_is_asked_for(sizes, tmp_path):
+    """config.json and preprocessor_config.json say 336, and so does the call."""
+    shutil.copy(sizes[336, "hub"], tmp_path / "model.safetensors")
+    config = {"vision_config": {"image_size": 336, "patch_size": 14}, "projection_dim": 768}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 336, "width": 336}}))
+    model = open_clip.create_model("cnclip-vit-l-14", pretrained=str(tmp_path), force_image_size=336)
+    with open_clip_file(sizes[336, "open_clip"]) as state:
+        assert torch.equal(model.visual.positional_embedding, state["visual.positional_embedding"])
+    with pytest.raises(CheckpointError, match="image_size is 336 and cnclip-vit-l-14 has 224|resizes to 336"):
+        open_clip.create_model("cnclip-vit-l-14", pretrained=str(tmp_path))
+
+
+@contextlib.contextmanager
+def open_clip_file(path):
+    yield torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("name, size", [("zhclip-tiny", 128), ("cnclip-rn50", 96), ("cnclip-vit-b-16", 96)])
+def test_trained_with_another_size_and_evaluated_without_being_told(name, size, tmp_path):
+    """What open_clip_train saves of a run with --force-image-size; converted, and as state dict without a word of ours.
+
+    Where a file says the size it is built; without one it follows from the positions, with a word.
+    """
+    torch.manual_seed(0)
+    trained = open_clip.create_model(name, pretrained_text=False, force_image_size=size, force_context_length=20)
+    pixels = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        expected = trained.eval().encode_image(pixels)
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "told.pt")
+    torch.save({"state_dict": dict(trained.state_dict())}, tmp_path / "bare.pt")
+    run = tmp_path / "run/checkpoints"
+    run.mkdir(parents=True)
+    shutil.copy(tmp_path / "bare.pt", run / "epoch_1.pt")
+    (run.parent / "params.txt").write_text(f"model: {name}\nforce_image_size: {size}\nforce_context_length: 20\n")
+    for path in (tmp_path / "told.pt", run / "epoch_1.pt"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model, _, transform = open_clip.create_model_and_transforms(name, pretrained=str(path))
+        with torch.no_grad():
+            assert torch.equal(model.eval().encode_image(pixels), expected), path
+        assert transform(PICTURES[0]).shape == (3, size, size)
+        if name == "zhclip-tiny":  # its vocabulary is at hand
+            assert open_clip.get_tokenizer(name, pretrained=str(path))(TEXTS).shape == (len(TEXTS), 20)
+    with pytest.warns(UserWarning, match=f"holds positions for images of {size} pixels"):
+        model = open_clip.create_model(name, pretrained=str(tmp_path / "bare.pt"))
+    with torch.no_grad():
+        assert torch.equal(model.eval().encode_image(pixels), expected)
+
+
+def test_a_timm_tower_follows_the_size_that_is_asked_for(tmp_path):
+    """timm's own resampling, the same from both directions."""
+    plain = open_clip.create_model("zhclip-tiny", pretrained="digits")
+    grown = open_clip.create_model("zhclip-tiny", pretrained="digits", force_image_size=128)
+    plain.visual.set_input_size(128)
+    assert torch.equal(plain.visual.trunk.pos_embed, grown.visual.trunk.pos_embed)
+    torch.save({"state_dict": grown.state_dict()}, tmp_path / "128.pt")
+    back = open_clip.create_model("zhclip-tiny", pretrained=str(tmp_path / "128.pt"), force_image_size=64)
+    plain.visual.set_input_size(64)
+    assert torch.equal(back.visual.trunk.pos_embed, plain.visual.trunk.pos_embed)
+
+
+@pytest.mark.parametrize("name, tag", [("taiyiclip-vit-b-32", "idea_ccnl"), ("mclip-vit-b-32", "m_clip")])
+def test_towers_in_two_folders_are_one_model(name, tag, tmp_path):
+    """What `zhclip convert --format transformers` writes of families that publish their towers apart."""
+    from zhclip_openclip.families import find
+
+    reference = build(name, tag)
+    reference.save(tmp_path / "published")
+    tagged = find(name)[1].tags[tag]
+    (tmp_path / "two").mkdir()
+    (tmp_path / "published" / tagged.repo).rename(tmp_path / "two/text")
+    (tmp_path / "published" / tagged.image_repo).rename(tmp_path / "two/image")
+    for given in ("two", "two/text", "two/text/model.safetensors"):
+        assert_same(open_clip.create_model(name, pretrained=str(tmp_path / given)), reference)

@@ -15,14 +15,14 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from zhclip_openclip.datasets.digits import Digits
-from zhclip_openclip.features import fingerprint, using
+from zhclip_openclip.features import fingerprint, trial, using
 from zhclip_openclip.features.image_pass import ImagePass
 
 ROWS = 70  # of the digits: five batches of 16, the last one short
 
 
 class Counting(torch.nn.Module):
-    """The tiny model, counting the images that it encodes; fails after so many, as a kill would end it."""
+    """The tiny model, counting the images of data sets that it encodes; fails after so many, as a kill would end it."""
 
     def __init__(self, model, fail_after=10**9):
         super().__init__()
@@ -36,7 +36,8 @@ class Counting(torch.nn.Module):
     def encode_image(self, images):
         if self.seen >= self._fail_after:
             raise KeyboardInterrupt
-        self._count[0] += len(images)
+        if not torch.equal(images, trial.probes(tuple(images.shape[1:]), images.dtype)):
+            self._count[0] += len(images)
         return self.model.encode_image(images)
 
 

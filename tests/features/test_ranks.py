@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import textwrap
+import threading
+import time
 
 import pytest
 import torch
@@ -10,7 +17,8 @@ import torch
 from tests.support import wds_shards
 from tests.support.processes import torchrun
 from zhclip_openclip._errors import ZhclipError
-from zhclip_openclip.features import image_pass, ranks
+from zhclip_openclip.features import _deadline, _launch, _roll_call, image_pass, ranks
+from zhclip_openclip.features._deadline import Deadline
 from zhclip_openclip.features.stream import StreamLayout, count_samples
 
 LAUNCHERS = {
@@ -34,16 +42,17 @@ def no_launcher(monkeypatch):
 
 
 @pytest.fixture
-def be(monkeypatch):
+def be():
     """Be one of several processes that do not talk to each other."""
 
     def set_place(rank: int, size: int):
         class World:
             place = ranks.Place(rank, size)
 
-        monkeypatch.setattr(ranks, "_world", World())
+        ranks._current.set(World() if size > 1 else None)
 
-    return set_place
+    yield set_place
+    ranks._current.set(None)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -82,9 +91,10 @@ def test_rows_come_together_in_the_order_of_the_whole():
 
 
 def test_bad_settings_name_themselves(monkeypatch):
-    monkeypatch.setenv(ranks.PATIENCE, "soon")
-    with pytest.raises(ZhclipError, match="ZHCLIP_RANK_TIMEOUT=soon: not a number of seconds"):
-        ranks._patience()
+    for value in ("soon", "nan", "inf", "-1", "0"):
+        monkeypatch.setenv(ranks.PATIENCE, value)
+        with pytest.raises(ZhclipError, match=f"ZHCLIP_RANK_TIMEOUT={value}: not a number of seconds; .* is 300"):
+            _launch.seconds(ranks.PATIENCE, ranks.DEFAULT_PATIENCE)
     monkeypatch.setenv(ranks.GATHER, "lots")
     with pytest.raises(ZhclipError, match="ZHCLIP_GATHER_LIMIT=lots: not a size"):
         ranks.gather_limit()
@@ -94,9 +104,9 @@ def test_an_address_is_needed(monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ZhclipError, match="MASTER_ADDR and MASTER_PORT not set"):
-        ranks._find_each_other(ranks.Place(1, 8))
+        _launch.find_each_other(ranks.Place(1, 8))
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "8")  # all on this machine
-    ranks._find_each_other(ranks.Place(1, 8))
+    _launch.find_each_other(ranks.Place(1, 8))
 
 
 # ---------------------------------------------------------------- streams
@@ -204,7 +214,6 @@ def test_other_streams_are_shared_in_turn(be):
             blocks.append((images,))
             starts.append(start)
     be(0, 1)
-    ranks._world = None
     (whole,) = ranks.gather_rows(blocks, starts)
     assert whole.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6]
 
@@ -317,3 +326,153 @@ def test_three_processes_exchange_and_score(tmp_path):
     done = torchrun(3, script, tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {path.name for path in tmp_path.glob("ended-*")} == {"ended-0", "ended-1", "ended-2"}
+
+
+# ---------------------------------------------------------------- waits that end
+
+BEFORE = """
+    import sys, threading, time
+    from pathlib import Path
+
+    import torch
+    from zhclip_openclip.features import _deadline, _roll_call, ranks
+
+    _roll_call._GRACE, ranks._JOIN_GRACE, _deadline.INTERVAL, _roll_call.INTERVAL = 2.0, 1.0, 0.2, 0.2
+    folder = Path(sys.argv[1])
+"""
+JOIN = """
+    try:
+        with ranks.joined():
+            ranks.next_cell()
+            (folder / f"in-{ranks.rank()}").touch()
+            if ranks.rank() == 0:
+                time.sleep(1000)
+            ranks.meet()
+    except ranks.RankFailed as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+"""
+#: A store that stops to answer, and where the main thread is then.
+FROZEN = """
+    class Store:
+        frozen = False
+        def __getattr__(self, name):
+            def ask(*given):
+                while self.frozen:
+                    try:  # as a call into the store, it does not come back for an interrupt
+                        time.sleep(0.1)
+                    except KeyboardInterrupt:
+                        pass
+                if name == "multi_get":
+                    return [{"failed": b"-", "over": b"0"}.get(key, b"bye") for key in given[0]]
+                return {"add": 1, "get": b"-"}.get(name)
+            return ask
+
+    store = Store()
+    roll = _roll_call.RollCall(store, 1, 2, 2.0, _deadline.Deadline(1000, lambda: None), 1000.0)
+    roll.start()
+    time.sleep(1.0)
+    store.frozen = True
+    {"meet": roll.meet, "fail": lambda: (roll.why(), roll.fail("an error")), "leave": roll.leave}[sys.argv[2]]()
+"""
+
+
+def _script(tmp_path, *parts):
+    script = tmp_path / "script.py"
+    script.write_text("".join(textwrap.dedent(part) for part in parts), encoding="utf-8")
+    return script
+
+
+@pytest.mark.parametrize("where", ["meet", "fail", "leave"])
+def test_a_store_that_does_not_answer_ends_the_process_wherever_it_is(where, tmp_path):
+    done = subprocess.run(
+        [sys.executable, _script(tmp_path, BEFORE, FROZEN), tmp_path, where], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "rank 1 of 2: the store that holds" in done.stderr, done.stderr
+    assert "does not answer: rank 0, or its machine, has stopped" in done.stderr
+
+
+def test_a_rank_0_that_accepts_and_never_answers_is_not_waited_for(tmp_path):
+    """As long as the processes have not met."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen(8)
+        launcher = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        done = subprocess.run(
+            [sys.executable, _script(tmp_path, BEFORE, JOIN), tmp_path],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, **launcher, "MASTER_PORT": str(mute.getsockname()[1]), ranks.PATIENCE: "2"},
+        )
+    assert done.returncode == 1 and "rank 1 of 2 did not find the others at 127.0.0.1:" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no processes that can be stopped")
+def test_a_frozen_rank_0_is_not_waited_for_without_torchrun(tmp_path):
+    """It has the store; when it goes on it finds the others gone, and ends too."""
+    script = _script(tmp_path, BEFORE, JOIN)
+    started = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    try:
+        for rank in range(3):
+            launcher = {"RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, script, tmp_path],
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, **launcher, ranks.PATIENCE: "3", "OMP_NUM_THREADS": "1"},
+                )
+            )
+        limit = time.monotonic() + 120
+        while len(list(tmp_path.glob("in-*"))) < 3 and time.monotonic() < limit:
+            time.sleep(0.1)
+        started[0].send_signal(signal.SIGSTOP)
+        for rank in (1, 2):
+            errors = started[rank].communicate(timeout=60)[1]
+            assert started[rank].returncode == 1, errors
+            assert f"rank {rank} of 3: the store that holds the processes together does not answer" in errors
+        started[0].send_signal(signal.SIGCONT)
+        errors = started[0].communicate(timeout=60)[1]
+        assert started[0].returncode == 1 and "nothing was heard of rank" in errors
+    finally:
+        for process in started:
+            process.kill()
+
+
+def test_a_meeting_in_which_nobody_does_anything_ends():
+    class Store:
+        def __getattr__(self, name):
+            return lambda *given: 1
+
+    told = []
+    roll = _roll_call.RollCall(Store(), 1, 3, 1000.0, Deadline(1000.0, told.clear), stall=0.3)
+    roll._signs = [b"1 0 0", b"1 0 0", b"1 0 0"]
+    roll.next_cell()
+
+    def work():  # the others get on for a while
+        told.append(1)
+        if len(told) < 20:
+            roll._signs = [b"1 0 %d" % len(told), b"1 0 0", b"1 0 0"]
+
+    with pytest.raises(_roll_call.Lost, match="2 of 3 processes have not come on for 0.0 h"):
+        roll.meet(work)
+    assert len(told) >= 20
+    roll._deadline.stop()
+
+
+def test_a_deadline_begins_anew_with_each_sign(monkeypatch):
+    monkeypatch.setattr(_deadline, "INTERVAL", 0.02)
+    expired = threading.Event()
+    deadline = Deadline(0.3, expired.set)
+    for _ in range(20):
+        deadline.heard()
+        assert not expired.wait(0.03)
+    assert expired.wait(60)
+    other = Deadline(0.04, expired.clear)
+    other.stop()
+    assert not threading.Event().wait(0.1) and expired.is_set()

@@ -22,6 +22,7 @@ from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.commands import app
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset
 from zhclip_openclip.datasets.wds_export import export_wds
+from zhclip_openclip.galleries import queries as queries_module
 from zhclip_openclip.galleries.queries import choose, write_gallery
 from zhclip_openclip.metrics.evaluate import evaluate
 from zhclip_openclip.metrics.per_query import load_per_query
@@ -367,6 +368,45 @@ def test_output_that_cannot_be(result, muge, tmp_path):
         write_gallery(result, result / "page.html", muge)
     (tmp_path / "folder").mkdir()
     refused(r"folder: a folder", result, tmp_path / "folder", "--dataset-root", muge)
+
+
+def test_a_page_that_no_browser_likes_is_not_made(result, muge, tmp_path, monkeypatch):
+    """The size is told from a few pictures, and a number that fits is named."""
+    text = write_gallery(result, tmp_path / "p.html", muge, number=12).read_text("utf-8")
+    pictures = re.findall(r'"data:image/jpeg;base64,[^"]*', text)
+    monkeypatch.setattr(queries_module, "PAGE_LIMIT", sum(map(len, pictures)) // 2)
+    with pytest.raises(ZhclipError) as told:
+        write_gallery(result, tmp_path / "other.html", muge, number=12)
+    assert not (tmp_path / "other.html").exists()
+    said = r"--number 12 makes a page of about \d+ MB with (\d+) pictures, .*; --number (\d+) has about that"
+    found = re.fullmatch(said, str(told.value))
+    assert int(found[1]) == len(pictures) and int(found[2]) in (5, 6)
+    write_gallery(result, tmp_path / "other.html", muge, number=int(found[2]))
+
+
+def test_progress_counts_the_different_pictures(result, muge, tmp_path):
+    steps = []
+    write_gallery(result, tmp_path / "p.html", muge, progress=lambda done, total: steps.append((done, total)))
+    assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1)) and steps[-1][1] <= 14
+
+
+def test_captions_that_a_terminal_would_read(tmp_path, muge):
+    queries = muge / "MR_valid_queries.jsonl"
+    lines = queries.read_text("utf-8").splitlines()
+    lines[2] = json.dumps({**json.loads(lines[2]), "query_text": "\x1b[2J\x00 红\u202e色\nb"})
+    queries.write_text("\n".join(lines) + "\n", "utf-8")
+    scored = score(build_retrieval_dataset("muge", muge), tmp_path)
+    text = write_gallery(scored, tmp_path / "p.html", muge, number=100).read_text("utf-8")
+    assert not {"\x1b", "\x00", "\u202e", "\r"} & set(text) and "\\x1b[2J\\x00 红\\u202e色" in text
+
+
+def test_metrics_that_are_no_figures_are_told(result, muge, tmp_path):
+    meta = load_per_query(tmp_path / "result.npz")["meta"]
+    meta["metrics"] |= {"image_retrieval_recall@1": float("nan"), "image_retrieval_recall@x": 0.5, "other": "<b>"}
+    rewrite(tmp_path / "result.npz", meta=np.array(json.dumps(meta)))
+    text = write_gallery(result, tmp_path / "p.html", muge).read_text("utf-8")
+    assert "R@1</dt>" not in text and "R@5</dt>" in text and "nan" not in text
+    assert "image_retrieval_recall@1: is NaN" in text
 
 
 def test_an_interrupted_page_leaves_the_old_one(result, muge, tmp_path, monkeypatch):

@@ -22,9 +22,10 @@ def evaluate(monkeypatch, tmp_path):
     """Run `clip_benchmark eval` in this process; returns the result file's content."""
     import clip_benchmark.cli as cli
 
-    def run(*arguments, workers=0, model="zhclip-tiny"):
+    def run(*arguments, workers=0, model="zhclip-tiny", quiet=True):
         path = tmp_path / "result.json"
-        words = ["--model", model, "--num_workers", str(workers), "--quiet", "--output", str(path), "--language", "zh"]
+        words = ["--model", model, "--num_workers", str(workers), "--output", str(path), "--language", "zh"]
+        words += ["--quiet"] if quiet else []
         monkeypatch.setattr(sys, "argv", ["clip_benchmark", "eval", *words, *map(str, arguments)])
         cli.main()
         return json.loads(path.read_text(encoding="utf-8"))
@@ -115,7 +116,7 @@ def test_shards_that_are_not_there_are_found_before_the_model(evaluate, digits, 
         evaluate, *arguments, "--split", "val"
     )
     (digits / "test" / "2.tar").unlink()
-    assert "2.tar is missing" in refused(evaluate, *arguments)
+    assert "2.tar: missing" in refused(evaluate, *arguments)
     (digits / "test" / "nshards.txt").write_text("0")
     assert "wds/digits, split test is empty" in refused(evaluate, *arguments)
 
@@ -208,8 +209,10 @@ def test_names_of_the_users_own_for_elevaters_data(evaluate, tmp_path):
 
 def test_shards_of_somebody_say_that_they_stay_as_they_are(evaluate, digits, capfd):
     """Chinese was asked for, and there are no Chinese names for them."""
-    evaluate("--dataset", "wds/my-own", "--dataset_root", digits)
+    evaluate("--dataset", "wds/my-own", "--dataset_root", digits, quiet=False)
     note = "Note: there are no Chinese names for wds/my-own"
     assert note in capfd.readouterr().out
-    evaluate("--dataset", "wds/my-own", "--dataset_root", digits, "--language", "en")
+    evaluate("--dataset", "wds/my-own", "--dataset_root", digits, "--language", "en", quiet=False)
     assert note not in capfd.readouterr().out
+    evaluate("--dataset", "wds/my-own", "--dataset_root", digits)
+    assert capfd.readouterr().out == ""  # --quiet is quiet

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 
 import numpy as np
@@ -22,7 +23,7 @@ from zhclip_openclip.commands.report import report as command
 from zhclip_openclip.integrations.clip_benchmark import COMPARISON
 from zhclip_openclip.metrics.per_query import load_per_query
 from zhclip_openclip.metrics.per_sample import load_per_sample
-from zhclip_openclip.report import _names
+from zhclip_openclip.report import _names, views
 from zhclip_openclip.report.build import build, verdict
 from zhclip_openclip.report.published import load_published
 
@@ -493,6 +494,36 @@ def test_progress_ends_where_it_says(compared):
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1)) and len({total for _, total in told}) == 1
 
 
+def test_of_too_many_runs_each_is_compared_with_the_best(tmp_path):
+    """20 checkpoints on two sets of samples: 190 pairs, of which 18 are asked and all are corrected for."""
+    shares = np.linspace(40, 70, 20)
+    for number, share in enumerate(shares):
+        ranks = {"image_retrieval": files.ranks_with([share, 80, 90], 300, seed=number)}
+        data = "ab"[number % 2] * 64
+        more = {"pretrained": f"/x/epoch_{number}.pt", "name": str(number), "fingerprint": data}
+        files.retrieval(tmp_path, "zhclip", "muge", ranks, **more)
+    made = build([tmp_path], resamples=100)
+    first = [one for one in made.comparisons if one.column.endswith("R@1")]
+    assert {one.better for one in first} == {"ZH-CLIP (epoch_18.pt)", "ZH-CLIP (epoch_19.pt)"} and len(first) == 18
+    assert len(made.comparisons) == 2 * 18 and made.corrected_for == made.pairs == 2 * 190
+    (note,) = made.problems
+    assert str(note).startswith("muge: 20 runs make 190 pairs: each is compared with the best alone")
+    smallest = min(made.comparisons, key=lambda one: one.p)
+    assert smallest.p_corrected == pytest.approx(min(1, smallest.p * 380))
+    for name in ("markdown", "html"):
+        assert "380" in views.render(made, name)
+    few = build([tmp_path], models=[f"zhclip,/x/epoch_{number}.pt" for number in range(4)], resamples=100)
+    assert few.pairs == len(few.comparisons) == 2 * 2 and not [one for one in few.problems if "pairs" in one.what]
+
+
+def test_many_runs_without_outcomes_are_no_pairs(tmp_path):
+    for number in range(20):
+        metrics = {"acc1": 0.5 + number / 100}
+        files.write_json(tmp_path / f"{number}.json", dataset="cifar10", model=f"m{number}", metrics=metrics)
+    made = build([tmp_path])
+    assert made.corrected_for == 0 and not made.problems
+
+
 # ---------------------------------------------------------------- the command
 
 app = typer.Typer()
@@ -531,6 +562,41 @@ def test_command_writes(small, tmp_path, format):
 
 def test_a_page_is_written_to_a_pipe(small):
     assert run(small, "--format", "html", "--resamples", 100).stdout.startswith("<!")
+
+
+def test_a_report_that_is_there_already_is_not_written_again(small, tmp_path, monkeypatch):
+    """So that a results folder that cannot be written is no fault where nothing has changed."""
+    made = build([small], resamples=100)
+    path = views.write(made, "markdown", tmp_path / "report.md")
+
+    def refused(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(views, "whole_file", refused)
+    assert views.write(made, "markdown", path) == path
+    path.write_text("another")
+    with pytest.raises(ZhclipError, match="report.md: cannot be written .Read-only file system.; give another"):
+        views.write(made, "markdown", path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "file/report.md"])
+def test_names_that_no_report_can_have(small, tmp_path, name):
+    folder = tmp_path / "there"
+    folder.mkdir()
+    (folder / "file").write_text("")
+    with pytest.raises(ZhclipError, match="cannot be written"):
+        views.write(build([small], resamples=100), "csv", folder / name)
+    assert os.listdir(folder) == ["file"]
+
+
+def test_a_full_disk_leaves_nothing(small, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(ZhclipError, match="No space left on device"):
+        views.write(build([small], resamples=100), "html", tmp_path / "there" / "report.html")
+    assert not os.listdir(tmp_path / "there")
 
 
 def test_an_interrupted_report_leaves_the_old_one(small, tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def test_csv_has_every_cell_with_all_its_digits(report):
 
 def test_csv_takes_names_literally(nasty):
     first, *_, last = csv.DictReader(io.StringIO(views.render(nasty, "csv")))
-    assert first["title"] == first["variant"] == NASTY and last["what"] == "line\nbreak"
+    assert first["title"] == first["variant"] == NASTY and last["what"] == "line break"
 
 
 # ---------------------------------------------------------------- terminal

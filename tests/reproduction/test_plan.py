@@ -84,6 +84,9 @@ def test_each_layout_in_each_folder(tmp_path, monkeypatch, name, number, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text("1" if path.name == "nshards.txt" else "")
+    if layout.get("one_file_an_image"):
+        (place / layout["files"][0]).unlink()
+        table_files.picture(place / layout["files"][0] / "1.png", 1)
     found = look(name, root)
     assert (found.spelling, found.root.resolve()) == (layout["dataset"], place.resolve())
     assert found.images > 0 and found.texts >= len(registry.find(name).spellings)
@@ -258,7 +261,7 @@ def test_cells_are_grouped_by_model_and_named_apart(tmp_path):
 
 def finish(cell, folder, **more):
     """A result of the cell, as far as the plan looks at it."""
-    result = {"metrics": {}, "cell": cell.identity(), **more}
+    result = {"metrics": {}, "cell": cell.described(), **more}
     (folder / f"{cell.name}.json").write_text(json.dumps(result))
 
 
@@ -323,6 +326,161 @@ def test_changed_data_are_run_again(tmp_path):
     assert planned().state == "run" and "another fingerprint" in planned().note
     gone = planned(tmp_path / "elsewhere")
     assert (gone.state, gone.note) == ("finished", "its data are not here any more")
+
+
+def one_cell(root, output, name):
+    return make_plan(["zhclip-tiny"], [name], root, output, timed=False).cells[0]
+
+
+def cut_off(folder):
+    (folder / "test" / "3" / "1.png").unlink()
+
+
+def another_picture(folder):
+    table_files.picture(folder / "test" / "3" / "1.png", 1, size=25)
+
+
+def other_labels(folder):
+    names = (folder / "label_cn.txt").read_text("utf-8").splitlines()
+    (folder / "label_cn.txt").write_text("\n".join(reversed(names)) + "\n", "utf-8")
+
+
+def moved_picture(folder):
+    (folder / "test" / "3" / "1.png").rename(folder / "test" / "4" / "9.png")
+
+
+@pytest.mark.parametrize("change", [cut_off, another_picture, other_labels, moved_picture])
+def test_a_class_list_is_bound_to_its_files(tmp_path, change):
+    """An unzip that was cut off and repaired must not leave the wrong accuracy."""
+    folder = table_files.elevater(tmp_path / "elevater", "cifar-10", list("甲乙丙丁戊己庚辛壬癸"))
+    finish(one_cell(tmp_path, tmp_path, "cifar10"), tmp_path)
+    assert one_cell(tmp_path, tmp_path, "cifar10").state == "finished"
+    change(folder)
+    cell = one_cell(tmp_path, tmp_path, "cifar10")
+    assert cell.state == "run" and "another list of files of the data" in cell.note
+
+
+def test_shards_and_published_files_are_bound_too(tmp_path):
+    shards = table_files.shards(tmp_path / "wds_vtab-cifar100", table_files.english("cifar100"))
+    faces = table_files.fer2013(tmp_path)
+    for name in ("cifar100", "fer2013"):
+        finish(one_cell(tmp_path, tmp_path, name), tmp_path)
+        assert one_cell(tmp_path, tmp_path, name).state == "finished"
+    names = (shards / "classnames.txt").read_text("utf-8").splitlines()
+    (shards / "classnames.txt").write_text("\n".join(reversed(names)) + "\n", "utf-8")  # of the same size
+    (faces / "test" / "sad" / "0.png").unlink()
+    for name in ("cifar100", "fer2013"):
+        assert "another list of files" in one_cell(tmp_path, tmp_path, name).note
+
+
+def test_pictures_of_equal_size_that_were_swapped(tmp_path):
+    folder = retrieval_files.write_tsv(tmp_path / "MUGE", "valid", several=True)
+    pictures = folder / "valid_imgs.tsv"
+    finish(one_cell(tmp_path, tmp_path, "muge"), tmp_path)
+    lines = pictures.read_text().splitlines()
+    sizes = [len(line.partition("\t")[2]) for line in lines]
+    size = next(size for size in sizes if sizes.count(size) > 1)
+    one, other = [number for number, found in enumerate(sizes) if found == size][:2]
+    (key, _, data), (other_key, _, other_data) = lines[one].partition("\t"), lines[other].partition("\t")
+    assert data != other_data and len(key) == len(other_key)
+    pictures.write_text(pictures.read_text())  # touched, and the same
+    assert one_cell(tmp_path, tmp_path, "muge").state == "finished"
+    lines[one], lines[other] = f"{key}\t{other_data}", f"{other_key}\t{data}"
+    pictures.write_text("\n".join(lines) + "\n")
+    cell = one_cell(tmp_path, tmp_path, "muge")
+    assert cell.state == "run" and "another content of the pictures" in cell.note
+
+
+def test_weights_of_a_tag_are_known_by_their_content(tmp_path, models_dir):
+    folder = models_dir / "YeungNLP" / "clip-vit-bert-chinese-1M"
+    folder.mkdir(parents=True)
+    weights = folder / "pytorch_model.bin"
+    weights.write_bytes(b"some")
+
+    def planned():
+        return make_plan(["clip-chinese"], ["digits"], None, tmp_path, timed=False).cells[0]
+
+    finish(planned(), tmp_path)
+    weights.write_bytes(b"some")  # fetched again
+    assert planned().state == "finished"
+    weights.write_bytes(b"mine")
+    assert planned().state == "run" and "another file of weights" in planned().note
+    weights.unlink()
+    assert planned().state == "finished"  # nothing to compare with
+
+
+def test_prompts_of_the_package_count(tmp_path, monkeypatch):
+    from zhclip_openclip.prompts import templates
+
+    finish(tiny(tmp_path).cells[0], tmp_path)
+    monkeypatch.setattr(templates, "_zh", lambda dataset, edition: ["改过的{c}"])
+    cell = tiny(tmp_path).cells[0]
+    assert cell.state == "run" and "another set of class names and templates" in cell.note
+
+
+def test_a_result_that_does_not_say_its_data_is_run_again(tmp_path):
+    """As version 0.1.0 wrote them."""
+    cell = tiny(tmp_path).cells[0]
+    said = {key: value for key, value in cell.described().items() if key not in ("listing", "prompts", "weights")}
+    (tmp_path / f"{cell.name}.json").write_text(json.dumps({"metrics": {}, "cell": said}))
+    state, note = state_of(cell, tmp_path)
+    assert state == "run" and "does not say with which set of class names and templates and file of weights" in note
+
+
+def test_other_versions_are_noted(tmp_path):
+    cell = tiny(tmp_path).cells[0]
+    finish(cell, tmp_path, versions={"torch": "1.0", "nothing-of-ours": "1"})
+    state, note = state_of(cell, tmp_path)
+    assert state == "finished" and note.startswith("made with torch 1.0 (here ") and "nothing" not in note
+
+
+def test_an_incomplete_copy_is_told(tmp_path):
+    table_files.elevater(tmp_path / "elevater", "cifar-10", list("甲乙丙丁戊己庚辛壬癸"))
+    cell = one_cell(tmp_path, tmp_path, "cifar10")
+    assert cell.incomplete() == "20 of 10,000 images" and cell.incomplete(10_000) == ""
+    assert tiny(tmp_path).cells[0].incomplete() == tiny(tmp_path).cells[1].incomplete() == ""
+
+
+def test_names_that_a_file_system_takes(tmp_path):
+    """Of a checkpoint with the longest name there is; two of them stay apart."""
+    files = [tmp_path / ("x" * 240 + f"{number}.safetensors") for number in (1, 2)]
+    for file in files:
+        file.write_bytes((_paths.DATA / "tiny" / "model.safetensors").read_bytes())
+    words = [word for file in files for word in ("zhclip-tiny", str(file))]
+    cells = make_plan(words, ["digits"], None, tmp_path, timed=False).cells
+    assert all(len(cell.name) <= 180 for cell in cells) and cells[0].name != cells[1].name
+    other = make_plan([",".join(["zhclip-tiny"] * 40)], ["digits"], None, tmp_path, timed=False)
+    assert len(other.cells) == 1  # 479 characters that are no path
+
+
+def test_weights_of_one_model_are_told_apart(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for name in ("one.safetensors", f"{folder}.safetensors"):
+            (tmp_path / folder / name).write_bytes((_paths.DATA / "tiny" / "model.safetensors").read_bytes())
+    files = ["a/one.safetensors", "b/one.safetensors", "b/b.safetensors"]
+    words = [word for file in files for word in ("zhclip-tiny", str(tmp_path / file))]
+    cells = make_plan(words, ["digits"], None, tmp_path, timed=False).cells
+    assert [cell.title for cell in cells] == [
+        f"zhclip-tiny ({name}) on digits" for name in ("a/one.safetensors", "b/one.safetensors", "b.safetensors")
+    ]
+
+
+@pytest.mark.parametrize("table", ["[]", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../x"}}', "{", '{"a": 1}'])
+def test_an_index_of_weights_that_is_none(tmp_path, table):
+    (tmp_path / "model.safetensors.index.json").write_text(table)
+    with pytest.raises(CheckpointError, match="model.safetensors.index.json"):
+        read_models(["zhclip-tiny", str(tmp_path)])
+
+
+def test_a_reader_that_fails_leaves_out_its_data_set_alone(tmp_path, monkeypatch):
+    def broken(entry, *args):
+        raise RecursionError("deep") if entry.name == "digits" else AssertionError
+
+    monkeypatch.setattr(at_hand, "_embedded", broken)
+    plan = tiny(tmp_path)
+    assert [cell.state for cell in plan.cells] == ["missing", "missing"]
+    assert "digits: nested too deeply" in plan.cells[0].note
 
 
 def test_leave_to_skip_matters_only_where_an_image_is_bad(tmp_path):

@@ -3,63 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from tests.support import retrieval_files, table_files
+from tests.support.reproduction import Recorder, one, results, zhclip
 from zhclip_openclip._errors import CheckpointError
-from zhclip_openclip.commands.reproduce import reproduce
 from zhclip_openclip.datasets.at_hand import of_tables
 from zhclip_openclip.reproduction import run as running
 from zhclip_openclip.reproduction._words import duration
-from zhclip_openclip.reproduction.plan import Options, make_plan
-
-#: What a user starts, whether or not the command is in the list of commands.
-CODE = "import typer; from zhclip_openclip.commands.reproduce import reproduce; typer.run(reproduce)"
-
-
-def zhclip(*words):
-    """Run the command in this process."""
-    app = typer.Typer()
-    app.command()(reproduce)
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def one(output, *words):
-    """zhclip-tiny, without a report and with one process."""
-    return zhclip("--models", "zhclip-tiny", "--output", output, "--no-report", "--num-workers", "0", *words)
-
-
-def results(folder):
-    """Everything that a run leaves for good: name -> bytes."""
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
-
-
-class Recorder:
-    """A display that remembers."""
-
-    def __init__(self):
-        self.started, self.ended, self.told = [], [], []
-
-    def start(self, cell):
-        self.started.append(cell.name)
-
-    def progress(self, stage, done, total, reused):
-        self.told.append((stage, done, total, reused))
-
-    def end(self, cell, failure, note):
-        self.ended.append((cell.name, failure, note))
-
+from zhclip_openclip.reproduction.plan import make_plan
 
 # ---------------------------------------------------------------- the whole way
 
@@ -115,7 +72,7 @@ def test_results_are_clip_benchmarks_own(everything, all_data, tmp_path, monkeyp
         plain = json.loads(made.read_text("utf-8"))
         ours = json.loads((output / f"zhclip-tiny_digits_{name}.json").read_text("utf-8"))
         assert repr(ours["metrics"]) == repr(plain["metrics"])  # nan is nan
-        assert set(ours) - set(plain) <= {"cell", "fingerprint", "device", "templates", "classnames"}
+        assert set(ours) - set(plain) <= {"cell", "fingerprint", "device", "templates", "classnames", "incomplete"}
         assert (ours["dataset"], ours["task"], ours["language"]) == (plain["dataset"], plain["task"], "zh")
         with np.load(output / f"zhclip-tiny_digits_{name}.npz") as left, np.load(made.with_suffix(".npz")) as right:
             assert left.files == right.files
@@ -165,7 +122,7 @@ def test_features_are_reused(everything, all_data, tmp_path):
     plan = make_plan(["zhclip-tiny"], ["fer2013"], all_data, tmp_path, template_set="name", timed=False)
     recorder = Recorder()
     running.run(plan, recorder, output / running.FEATURES)
-    assert recorder.ended == [("zhclip-tiny_digits_fer2013_name", None, "")]
+    assert recorder.ended == [("zhclip-tiny_digits_fer2013_name", None, "21 of 7,178 images")]
     assert ("images", 21, 21, 21) in recorder.told and {stage for stage, *_ in recorder.told} >= {"images"}
 
 
@@ -270,43 +227,54 @@ def test_stopped_by_hand(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob("*.json")) and not (tmp_path / "out" / running.PARTS).exists()
 
 
-def test_a_cell_that_somebody_else_is_at_is_left_to_them(tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    plan = make_plan(["zhclip-tiny"], ["digits", "digits-retrieval"], None, tmp_path, timed=False)
-    (tmp_path / running.PARTS).mkdir()
-    with open(tmp_path / running.PARTS / f"{plan.cells[0].name}.lock", "w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        outcomes = running.run(plan, Recorder())
-    assert [(outcome.failure, outcome.note) for outcome in outcomes] == [(None, "another run is at it"), (None, "")]
-    # In the meantime the other one has finished the second cell, which this plan does not know.
-    outcomes = running.run(plan, Recorder())
-    assert [outcome.note for outcome in outcomes] == ["", "another run has finished it"]
-
-
-def test_what_killed_runs_have_left_is_taken_away(tmp_path):
-    left = tmp_path / running.PARTS / "some-model_tag_mnist_zh"
-    left.mkdir(parents=True)
-    (left / "half.npz").write_bytes(b"half")
-    left.with_name(left.name + ".lock").touch()
-    assert one(tmp_path, "--datasets", "digits").exit_code == 0
-    assert not (tmp_path / running.PARTS).exists()
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
-
-    def flock(*args):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    assert one(tmp_path, "--datasets", "digits").exit_code == 0
-    assert len(list(tmp_path.glob("*.json"))) == 1
-
-
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     done = one(tmp_path / "file", "--datasets", "digits")
     assert done.exit_code == 1 and "cannot be written" in done.stderr and "--output" in done.stderr
+
+
+def test_what_is_finished_needs_no_place_to_write(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    words = ["--models", "zhclip-tiny", "--datasets", "digits", "--output", output]
+    assert zhclip(*words).exit_code == 0
+
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refused)  # who runs the tests may be root
+    done = zhclip(*words)
+    assert done.exit_code == 0 and "cannot be written" in done.output and "Nothing is left to run" in done.output
+    (output / "zhclip-tiny_digits_digits_zh.json").unlink()
+    done = zhclip(*words)
+    assert done.exit_code == 1 and "cannot be written" in done.stderr
+
+
+def test_an_incomplete_copy_is_told_before_and_after(tmp_path):
+    table_files.elevater(tmp_path / "elevater", "cifar-10", list("甲乙丙丁戊己庚辛壬癸"))
+    table_files.shards(tmp_path / "wds_vtab-pcam", ["lymph node", "lymph node containing metastatic tumor tissue"])
+    words = ["--data-root", tmp_path, "--datasets", "cifar10,pcam", "--models", "zhclip-tiny", "--num-workers", "0"]
+    done = zhclip(*words, "--output", tmp_path / "out")
+    assert done.exit_code == 0
+    before, _, after = done.output.partition("2 cells to run")
+    assert "cifar10: 20 of 10,000 images" in before and "pcam" in before  # of shards it is not known before
+    assert "20 of 10,000 images" in after and "6 of 32,768 images" in after
+    result = json.loads((tmp_path / "out" / "zhclip-tiny_digits_cifar10_zh.json").read_text("utf-8"))
+    assert result["incomplete"] == {"images": 20, "published": 10000}
+    assert "20 of 10,000 images" in (tmp_path / "out" / "logs" / "zhclip-tiny_digits_cifar10_zh.log").read_text("utf-8")
+    assert "was evaluated on 20 images, and 10000 are published" in done.output
+    assert "was evaluated on 20 images" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_an_output_folder_that_is_not_utf8(tmp_path):
+    import os
+
+    output = os.fsdecode(os.fsencode(tmp_path) + b"/out-\xff")
+    try:
+        os.mkdir(output)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    done = zhclip("--models", "zhclip-tiny", "--datasets", "digits,digits-retrieval", "--output", output)
+    assert done.exit_code == 0 and "report: " in done.output and "out-\\xff" in done.output
 
 
 def test_braces_in_paths(tmp_path):
@@ -322,100 +290,3 @@ def test_one_line_of_any_error():
     assert running.one_line(ValueError("two\nlines")) == "ValueError: two lines"
     assert running.one_line(MemoryError()) == "MemoryError"
     assert running.one_line(SystemExit("told")) == "told"
-
-
-# ---------------------------------------------------------------- the demo, and being killed
-
-
-def start(output, *words, **environment):
-    command = [sys.executable, "-c", CODE, "--offline-demo", "--output", str(output), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ZHCLIP_FEATURE_CACHE_BLOCK_SECONDS": "0", **environment}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def blocks(output):
-    """The blocks of image features that are finished."""
-    return list((output / running.FEATURES).glob("*/part-*/*.safetensors"))
-
-
-MOMENTS = {
-    "the first block": blocks,
-    "the first result": lambda output: list(output.glob("*.json")),
-    "the last cell": lambda output: list((output / running.PARTS).glob("*retrieval")),
-    "the page": lambda output: list(output.glob(".part/*/*.html")) or list(output.glob("*.html")),
-}
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """The demo, not interrupted: (what it printed, results folder)."""
-    output = tmp_path_factory.mktemp("demo") / "results"
-    process = start(output, "--batch-size", "8", HF_ENDPOINT="http://127.0.0.1:9")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    return printed, output
-
-
-def test_demo_ends_with_the_report(demo):
-    printed, output = demo
-    assert printed.strip().splitlines()[-1] == f"report: {output / 'report.html'}"
-    page = (output / "report.html").read_text("utf-8")
-    assert "zhclip-tiny" in page and "digits-retrieval" in page
-    for name in ("zh", "name", "openai80"):
-        result = json.loads((output / f"zhclip-tiny_digits_digits_{name}.json").read_text("utf-8"))
-        assert result["template_set"] == name and result["metrics"]["acc1"] > 0.9
-    assert 'href="zhclip-tiny_digits_digits-retrieval.html"' in page
-
-
-@pytest.mark.slow
-def test_killed_and_started_again_gives_the_same_bytes(demo, tmp_path):
-    """SIGKILL at several moments, one after another, then to the end: the tree of an uninterrupted run."""
-    _, whole = demo
-    output = tmp_path / "results"
-    killed = []
-    for name, come in MOMENTS.items():
-        process = start(output, "--batch-size", "8")
-        while process.poll() is None and not come(output):
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed.append(name)
-        process.communicate(timeout=60)
-    assert {"the first block", "the first result"} <= set(killed)
-    process = start(output, "--batch-size", "8")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    assert set(results(output)) == set(results(whole))
-    for name, content in results(whole).items():
-        assert results(output)[name] == content, name
-    assert not (output / running.PARTS).exists()
-
-
-@pytest.mark.slow
-def test_two_runs_share_a_folder(demo, tmp_path):
-    """Both end well, and together they leave what one leaves."""
-    _, whole = demo
-    output = tmp_path / "results"
-    both = [start(output, "--batch-size", "8") for _ in range(2)]
-    printed = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], printed
-    assert results(output) == results(whole)
-    assert not (output / running.PARTS).exists()
-
-
-def test_a_kill_inside_a_cell_costs_no_finished_block(tmp_path):
-    """After a kill in the middle of the images, the next run has those of the finished blocks from the cache."""
-    output = tmp_path / "results"
-    process = start(output, "--batch-size", "4")
-    while process.poll() is None and len(blocks(output)) < 3:
-        time.sleep(0.002)
-    assert process.poll() is None, process.communicate()[0]
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert not list(output.glob("*.json"))
-    plan = make_plan(["zhclip-tiny"], ["digits"], None, output, Options(batch_size=4), timed=False)
-    recorder = Recorder()
-    outcomes = running.run(plan, recorder)
-    assert [outcome.failure for outcome in outcomes] == [None]
-    stage, done, total, reused = [told for told in recorder.told if told[0] == "images"][-1]
-    assert done == total == 360 and 12 <= reused < 360

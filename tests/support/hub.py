@@ -62,7 +62,7 @@ def _handler(hub: Hub):
             if len(parts) >= 5 and parts[2] == "resolve":
                 repo, name = "/".join(parts[:2]), "/".join(parts[4:])
             elif parts[:2] == ["api", "models"] and len(parts) >= 4:
-                return self._info("/".join(parts[2:4]))
+                return self._info("/".join(parts[2:4]), tree=parts[4:5] == ["tree"])
             else:
                 return self._fail(404, "RepoNotFound")
             file = hub.root / repo / name
@@ -86,13 +86,20 @@ def _handler(hub: Hub):
                     self.wfile.flush()
                     self.close_connection = True
 
-        def _info(self, repo: str):
+        def _info(self, repo: str, tree: bool):
+            """What is known of a repository, or the list of its files, by which snapshot_download goes."""
             if not (hub.root / repo).is_dir():
                 return self._fail(401, "RepoNotFound")
-            files = [str(p.relative_to(hub.root / repo)) for p in (hub.root / repo).rglob("*") if p.is_file()]
-            content = json.dumps(
-                {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-            ).encode()
+            files = [path for path in sorted((hub.root / repo).rglob("*")) if path.is_file()]
+            names = [str(path.relative_to(hub.root / repo)) for path in files]
+            if tree:
+                known = [
+                    {"type": "file", "path": name, "size": path.stat().st_size, "oid": COMMIT}
+                    for name, path in zip(names, files, strict=True)
+                ]
+            else:
+                known = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]}
+            content = json.dumps(known).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))

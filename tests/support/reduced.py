@@ -18,6 +18,7 @@ from open_clip import factory
 from tests.support.references import REFERENCES, Reference, ids, randomise
 from zhclip_openclip import _paths
 from zhclip_openclip.checkpoints import _config, _load
+from zhclip_openclip.checkpoints._beside import MISSING
 from zhclip_openclip.families import all_families, find
 from zhclip_openclip.towers import text_configs
 
@@ -84,7 +85,7 @@ def reduced_models(folder: Path) -> Iterator[None]:
     real = text_configs._path
 
     def reduced_path(name: str):
-        path = folder / "text_configs" / f"{name.replace('/', '--')}.json"
+        path = folder / "text_configs" / f"{name.removeprefix(MISSING).replace('/', '--')}.json"
         return path if path.is_file() else real(name)
 
     patch.setattr(text_configs, "_path", reduced_path)

@@ -25,6 +25,7 @@ from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip._reading import parse_json, read_json, reading
 from zhclip_openclip.checkpoints import _config
 from zhclip_openclip.checkpoints._place import Place
+from zhclip_openclip.checkpoints._read import OWN
 from zhclip_openclip.families import Family, Model, all_families, find
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 #: Stands before the name of a text tower in folders that stock open_clip cannot load; its error then shows the way out.
 MISSING = "pip-install-zhclip-openclip/"
-#: The key under which this package says something of its own: in open_clip_config.json and in metadata of weights.
-OWN = "zhclip"
 #: What open_clip's image transform is told of, out of a `preprocess_cfg`; the size follows the model.
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 

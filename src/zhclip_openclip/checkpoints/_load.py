@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 from zhclip_openclip import _paths
 from zhclip_openclip._errors import CheckpointError, shorten
 from zhclip_openclip.checkpoints._read import Weights
-from zhclip_openclip.families import Family, Layout, Model, all_families
+from zhclip_openclip.families import Family, Layout, Model, all_families, find
+from zhclip_openclip.families._layouts import OPEN_CLIP
 
 if TYPE_CHECKING:
     import torch
@@ -37,15 +39,6 @@ class Source:
     key: str
     share: int = 0
     shares: int = 1
-
-
-#: What open_clip and its training script write: the names are the model's own.
-OPEN_CLIP = Layout(
-    name="open_clip",
-    telltale=(r"^visual\.", r"^text\.transformer\."),
-    rename=(),
-    drop=(r"^text\.transformer\.embeddings\.(position_ids|token_type_ids)$",),
-)
 
 
 def recognise(weights: Weights) -> tuple[Family | None, Layout]:
@@ -92,6 +85,9 @@ def plan(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, list[Source]]
     """Which keys make each parameter, from top to bottom: one key, but for tensors that are fused on one side."""
     result: dict[str, list[Source]] = {}
     for key in shapes:
+        if "#" in key:  # which marks a part in our targets, and nothing in the names of anybody's parameters
+            result[key] = [Source(0, key)]
+            continue
         targets = layout.targets(key)
         for share, target in enumerate(targets):
             target, _, place = target.partition("#")
@@ -99,18 +95,28 @@ def plan(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, list[Source]]
     return {target: sorted(sources) for target, sources in result.items()}
 
 
+#: The shape of what fits together to no tensor. No parameter has it.
+_NONE: Shape = (-1,)
+
+
 def planned_shapes(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Target -> the shape that its sources give together."""
-    result: dict[str, Shape] = {}
-    for target, sources in plan(layout, shapes).items():
-        first = sources[0]
-        shape = _stored(layout, target, shapes[first.key])
-        if len(sources) > 1:
-            shape = (sum(shapes[source.key][0] for source in sources), *shape[1:])
-        elif first.shares > 1:
-            shape = (shape[0] // first.shares, *shape[1:])
-        result[target] = shape
-    return result
+    """Target -> the shape that its sources give together; (-1,) where they do not fit together: parts of different
+    shapes, a part that is there twice or not at all."""
+    return {target: _together(layout, target, sources, shapes) for target, sources in plan(layout, shapes).items()}
+
+
+def _together(layout: Layout, target: str, sources: Sequence[Source], shapes: Mapping[str, Shape]) -> Shape:
+    first = sources[0]
+    shape = _stored(layout, target, shapes[first.key])
+    if len(sources) == 1 and first.place == 0 and first.shares == 1:
+        return shape
+    if [source.place for source in sources] != list(range(len(sources))):
+        return _NONE
+    if not shape or any(_stored(layout, target, shapes[source.key]) != shape for source in sources):
+        return _NONE
+    if any(shape[0] % source.shares for source in sources):
+        return _NONE
+    return (sum(shape[0] // source.shares for source in sources), *shape[1:])
 
 
 def _stored(layout: Layout, target: str, shape: Shape) -> Shape:
@@ -134,9 +140,10 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
 
     pieces: the files that hold the weights; together they have to cover the model.
     name: the model's, for messages. strict: every parameter has to be there, and nothing else, as in torch.
+    resize: position embeddings of another image size are interpolated; if False, they are another shape like any.
 
     Returns what torch's `load_state_dict` returns. Raises CheckpointError: which keys are missing, unknown, of another
-    shape, and which model the file fits.
+    shape or type, and which model the file fits.
     """
     import torch
     from torch.nn.modules.module import _IncompatibleKeys
@@ -157,10 +164,10 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
     unknown, misshapen, resized = [], [], []
     for number, piece in enumerate(pieces):
         unknown.append([s.key for target, group in plans[number].items() if target not in state for s in group])
-        resized.append(_resize(model, piece.weights, plans[number], shapes[number], state))
+        resized.append(_resize(model, piece.weights, plans[number], shapes[number], state) if resize else {})
         misshapen.append(
             [
-                f"{group[0].key} {list(shapes[number][target])} for {list(state[target].shape)}"
+                _other_shape(piece, group, shapes[number][target], tuple(state[target].shape))
                 for target, group in plans[number].items()
                 if target in state
                 and target not in resized[number]
@@ -170,7 +177,9 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
     for number, piece in enumerate(pieces):
         lacking = [target for target in missing if number == _owner(pieces, target)]
         if misshapen[number] or (strict and (lacking or unknown[number])):
-            raise CheckpointError(_misfit(piece, name, lacking, unknown[number], misshapen[number], len(state)))
+            size = _image_size(model, shapes[number], state)
+            raise CheckpointError(_misfit(piece, name, lacking, unknown[number], misshapen[number], len(state), size))
+        _refuse_other_types(piece, plans[number], state)
     with torch.no_grad():
         for target, value in constants.items():
             state[target].fill_(value)
@@ -195,7 +204,7 @@ def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, t
                 rows = tensor.shape[0] // source.shares
                 part = part.narrow(0, source.share * rows, rows)
             if any(re.search(pattern, target) for pattern in piece.layout.transpose):
-                part = part.T
+                part = part.permute(*reversed(range(part.ndim)))
             destination = state[target]
             if count > 1:
                 rows = destination.shape[0] // count
@@ -227,7 +236,41 @@ def _resize(model, weights: Weights, parts, shapes, state) -> dict[str, torch.Te
     return resized if resized[key].shape == state[key].shape else {}
 
 
-def _misfit(piece: Piece, name, missing, unknown, misshapen, expected: int) -> str:
+def _other_shape(piece: Piece, sources: Sequence[Source], shape: Shape, wanted: Shape) -> str:
+    if shape != _NONE:
+        return f"{sources[0].key} {list(shape)} for {list(wanted)}"
+    held = ", ".join(f"{source.key} {list(piece.weights.shapes[source.key])}" for source in sources)
+    return f"{held} together for {list(wanted)}"
+
+
+def _refuse_other_types(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, torch.Tensor]) -> None:
+    """Whole numbers in the place of real ones are codes of quantised weights: copied, they would be nonsense."""
+    for target, sources in parts.items():
+        for source in sources:
+            dtype = piece.weights.dtypes.get(source.key, "float32")
+            if target in state and state[target].is_floating_point() and not dtype.startswith(("float", "bfloat")):
+                raise CheckpointError(
+                    f"{piece.weights.path}: {source.key} is {dtype}, and a real number is wanted: give the weights "
+                    "before they were quantised"
+                )
+
+
+def _image_size(model, shapes: Mapping[str, Shape], state: Mapping[str, torch.Tensor]) -> str:
+    """What to say of a file whose position embeddings are of another image size: which one, in pixels."""
+    size = getattr(getattr(model, "visual", None), "image_size", None)
+    size = size[0] if isinstance(size, (tuple, list)) else size
+    for target in ("visual.positional_embedding", "visual.attnpool.positional_embedding"):
+        if target not in state or not isinstance(size, int) or len(shapes.get(target, ())) != 2:
+            continue
+        rows = [shapes[target][0], state[target].shape[0]]  # one for each cell of a square grid, and one more
+        grids = [math.isqrt(max(row - 1, 0)) for row in rows]
+        if grids[0] != grids[1] and all(grid and grid * grid + 1 == row for grid, row in zip(grids, rows, strict=True)):
+            held = grids[0] * size // grids[1]
+            return f"; its images are of {held} pixels and the model's of {size}: see force_image_size"
+    return ""
+
+
+def _misfit(piece: Piece, name, missing, unknown, misshapen, expected: int, otherwise: str) -> str:
     told = []
     if missing:
         told.append(f"{len(missing)} of {expected} parameters are missing ({shorten(missing)})")
@@ -236,7 +279,9 @@ def _misfit(piece: Piece, name, missing, unknown, misshapen, expected: int) -> s
     if misshapen:
         told.append(f"{len(misshapen)} have another shape ({shorten(misshapen, 2)})")
     fits = [fit for fit in fitting_models(piece) if fit != name]
-    advice = f"; it fits {' and '.join(fits)}: load it under that name" if fits else ""
+    advice = f"; it fits {' and '.join(fits)}: load it under that name" if fits else otherwise
+    if fits and piece.layout.part == "image":  # which cannot be loaded by itself
+        advice = f"; it is the image tower of {' and '.join(fits)}"
     if "logit_bias" in unknown:
         advice += "; logit_bias is SigLIP's: create_model(..., init_logit_bias=0) has a place for it"
     return f"{piece.weights.path} ({piece.layout.name} layout) does not fit {name}: {'; '.join(told)}{advice}"
@@ -266,10 +311,9 @@ def tower(shapes: Mapping[str, Shape], part: str) -> dict[str, Shape]:
 
 
 def fitting_models(piece: Piece) -> list[str]:
-    """Names of the models that have exactly these parameters, in the towers that the file holds.
-
-    The bias of SigLIP's loss does not count: any model may have it.
-    """
+    """Names of the models that have exactly these parameters, in the towers that the file holds, and whose family
+    knows the layout: others have the same shapes and would refuse the file. The bias of SigLIP's loss does not count:
+    any model may have it."""
     shapes = planned_shapes(piece.layout, piece.weights.shapes)
     shapes.pop("logit_bias", None)
     for target in piece.layout.constants:
@@ -277,7 +321,16 @@ def fitting_models(piece: Piece) -> list[str]:
         shapes.setdefault(target, _constant_shape(target, shapes))
     part = piece.layout.part
     wanted = signature(tower(shapes, part))
-    return [name for name, facts in model_facts().items() if facts[f"{part}_signature".lstrip("_")] == wanted]
+    return [
+        name
+        for name, facts in model_facts().items()
+        if facts[f"{part}_signature".lstrip("_")] == wanted and _reads(name, piece.layout)
+    ]
+
+
+def _reads(name: str, layout: Layout) -> bool:
+    found = find(name)
+    return layout == OPEN_CLIP or (found is not None and layout in found[0].layouts)
 
 
 def _constant_shape(target: str, shapes: Mapping[str, Shape]) -> Shape:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from zhclip_openclip._errors import CheckpointError, DownloadError
 from zhclip_openclip._reading import read_json
-from zhclip_openclip.checkpoints import _beside, _resolve
+from zhclip_openclip.checkpoints import _beside, _files, _read, _resolve
 from zhclip_openclip.checkpoints._place import Folder, Place, Repository
 from zhclip_openclip.families import Family, Model, all_names, find
 
@@ -78,15 +79,26 @@ def tokenizer_place(
         if _resolve.find_tag(named.model, given) is None:
             if given.startswith(_resolve.HUB):
                 place = Repository(given.removeprefix(_resolve.HUB), cache_dir)
-            elif (path := Path(given).expanduser()).exists():
-                place = Folder(path if path.is_dir() else path.parent)
+            elif (path := _files.existing(given)) is not None:
+                return _of_path(path)
     if place is None:
         return None, None
-    return place.path if isinstance(place, Folder) else place, _context_length(place)
+    return place.path if isinstance(place, Folder) else place, _context_length(place, _beside.Said())
 
 
-def _context_length(place: Place) -> int | None:
+def _of_path(path: Path) -> tuple[Path, int | None]:
+    """The folder of tokenizer files of a checkpoint at `path`, and the context length that it says of itself."""
     said = _beside.Said()
+    folder = path if path.is_dir() else path.parent
+    with contextlib.suppress(CheckpointError):  # what is wrong with weights is said where they are loaded
+        weights = _files.located(path)
+        folder = weights.parent
+        if own := _read.read(weights).own:
+            _beside.add_own(said, own, weights)
+    return folder, _context_length(Folder(folder), said)
+
+
+def _context_length(place: Place, said: _beside.Said) -> int | None:
     if (path := place.get(_beside.OPEN_CLIP_CONFIG)) is not None:
         _beside.add_open_clip_config(said, path)
     if (path := _beside.params(place)) is not None:

@@ -1,44 +1,66 @@
 """Reading files of weights: names and shapes first, tensors one after another later.
 
 A checkpoint is never held in memory beside the model: files are memory-mapped, and mapped anew after every
-:data:`WINDOW` bytes, so that the pages that were read do not add up.
+:data:`WINDOW` bytes, so that the pages that were read do not add up. What a file is, its first bytes say; its name says
+nothing.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zhclip_openclip._errors import CheckpointError
+from zhclip_openclip._errors import CheckpointError, shorten
+from zhclip_openclip._reading import kind_of, read_json, reading
+from zhclip_openclip.checkpoints import _files, _safetensors, _state_dicts, _torch_files
+from zhclip_openclip.checkpoints._safetensors import Held, Stored
+from zhclip_openclip.checkpoints._torch_files import Place
 
 if TYPE_CHECKING:
     import torch
 
 WINDOW = 256 * 2**20
-#: Wrappers around a model that leave their name in every key.
-_PREFIXES = ("module.", "_orig_mod.")
+#: The key of metadata under which this package says something of its own weights.
+OWN = "zhclip"
+_SAFETENSORS, _TORCH, _INDEX = "safetensors", "torch", "index"
+#: What is wrong with a file that is none of weights, and what to do.
+_AGAIN = "the download failed, fetch it again"
+_ADVICE = {
+    "an empty file": "nothing was written to it (cut short at 0 bytes), fetch it again",
+    "a file of zeros": _AGAIN,
+    "an HTML page": _AGAIN,
+    "an XML page": _AGAIN,
+    "a Git LFS pointer": "run `git lfs pull` in its repository, or download it",
+    "a JSON text": "the download failed, fetch it again; or name the folder, or the file of weights beside it",
+}
 
 
 @dataclass
 class Weights:
-    """The tensors of one checkpoint, by their names in the file without the prefixes of wrappers.
+    """The tensors of one checkpoint, by their names without what wrappers put into them.
 
-    shapes: name -> shape. sizes: name -> bytes. owner: name -> file that holds it.
+    shapes: name -> shape. sizes: name -> bytes. owner: name -> file that holds it. places: name -> the keys under
+    which it stands there. dtypes: name -> type, as torch calls it. own: what this package has written into the metadata
+    of the file; "" where it has not.
     """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     sizes: dict[str, int]
     owner: dict[str, Path]
-    prefix: str
+    places: Mapping[str, Place] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    own: str = ""
 
     def stream(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of `names`, in the order of the files. Each is valid until the next is asked for."""
+        """The tensors of `names`, in the order of the files. Each is valid until the next is asked for.
+
+        Raises CheckpointError: a file cannot be read any more.
+        """
         wanted = set(names)
         by_file: dict[Path, list[str]] = {}
         for name in self.shapes:
@@ -51,136 +73,147 @@ class Weights:
                 while stop < len(group) and (stop == start or size + self.sizes[group[stop]] <= WINDOW):
                     size += self.sizes[group[stop]]
                     stop += 1
-                with _opened(path) as get:
+                with reading(path, CheckpointError), _opened(path) as get:
                     for name in group[start:stop]:
-                        yield name, get(self.prefix + name)
+                        yield name, get(self.places[name])
                 start = stop
 
 
 def read(path: str | Path) -> Weights:
-    """Names and shapes of the checkpoint at `path`: safetensors, a torch pickle of tensors, or an index of shards.
+    """Names and shapes of the checkpoint at `path`: safetensors, a file of torch.save, an index of shards, or a folder
+    that holds one of them.
 
-    Raises CheckpointError: no such file, cut short, not weights (a pickle is never executed).
+    Raises CheckpointError: no such file, cut short, not weights (nothing in it is ever executed).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    _refuse_lfs_pointer(path)
-    if path.name.endswith(".index.json"):
-        try:
-            shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{path} is not an index of shards: {error}") from error
-        files = [path.parent / shard for shard in shards]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise CheckpointError(f"{path} names files that are not beside it: {', '.join(missing)}")
-    else:
-        files = [path]
-    shapes: dict[str, tuple[int, ...]] = {}
-    sizes: dict[str, int] = {}
-    owner: dict[str, Path] = {}
+    path = _files.weights_at(path)
+    shards = _shards(path) if _form(path) == _INDEX else {}
+    files = _beside(path, shards) if shards else [path]
+    dicts: dict[Place, dict[str, tuple[Path, Stored]]] = {}
+    own: dict[Place, str] = {}
     for file in files:
-        for name, (shape, size) in _listing(file).items():
-            shapes[name], sizes[name], owner[name] = shape, size, file
-    if not shapes:
+        for place, found in _listing(file).items():
+            held = dicts.setdefault(place, {})
+            if isinstance(found.metadata.get(OWN), str):
+                own[place] = found.metadata[OWN]
+            for key, stored in found.tensors.items():
+                if shards.get(key, file.name) == file.name:  # the index says which of two is meant
+                    held[key] = file, stored
+    if not any(dicts.values()):
         raise CheckpointError(f"{path} holds no tensors")
-    prefix = ""
-    while wrapper := next((p for p in _PREFIXES if all(name.startswith(prefix + p) for name in shapes)), ""):
-        prefix += wrapper
-    cut = len(prefix)
+    chosen, notes = _state_dicts.choose(path, dicts)
+    held = dicts[chosen.place]
+    if absent := [key for key in shards if key not in held]:
+        raise CheckpointError(
+            f"{path} names {len(absent)} tensors that are not in their files ({shorten(absent)}): they are not of one "
+            "download, fetch all of them again"
+        )
+    _refuse_what_has_no_values(path, {key: held[key][1] for key in chosen.names.values()})
+    for note in notes:
+        warnings.warn(note)
+    order = {key: number for number, key in enumerate(held)}
+    names = sorted(chosen.names, key=lambda name: order[chosen.names[name]])
+    entries = {name: held[chosen.names[name]] for name in names}
     return Weights(
         path,
-        {name[cut:]: value for name, value in shapes.items()},
-        {name[cut:]: value for name, value in sizes.items()},
-        {name[cut:]: value for name, value in owner.items()},
-        prefix,
+        shapes={name: stored.shape for name, (_, stored) in entries.items()},
+        sizes={name: stored.size for name, (_, stored) in entries.items()},
+        owner={name: file for name, (file, _) in entries.items()},
+        places={name: (*chosen.place, chosen.names[name]) for name in names},
+        dtypes={name: stored.dtype for name, (_, stored) in entries.items()},
+        own=own.get(chosen.place, ""),
     )
 
 
-def _refuse_lfs_pointer(path: Path) -> None:
-    if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+def files_of(path: Path) -> list[Path]:
+    """The files that hold a checkpoint: the one at `path`, and behind an index its shards.
+
+    Raises CheckpointError: as :func:`read`, as far as it has to look.
+    """
+    return [path, *_beside(path, _shards(path))] if _form(path) == _INDEX else [path]
+
+
+def _beside(path: Path, shards: Mapping[str, str]) -> list[Path]:
+    files = [path.parent / name for name in sorted(set(shards.values()))]
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(f"{path} names files that are not beside it: {', '.join(absent)}")
+    return files
+
+
+def _form(path: Path) -> str:
+    """Which form of weights a file has, by its first bytes. Raises CheckpointError: none, and what it is."""
+    with reading(path, CheckpointError):
+        kind = kind_of(path)
+    if kind == "a safetensors file":
+        return _SAFETENSORS
+    if kind in ("a zip archive", "a pickle"):
+        return _TORCH
+    if kind == "a JSON text" and (path.name.endswith(".index.json") or _says_weight_map(path)):
+        return _INDEX
+    if kind:
+        raise CheckpointError(f"{path} is {kind}, not weights: {_ADVICE.get(kind) or _other(kind)}")
+    with reading(path, CheckpointError), path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{" or (path.suffix.lower() == ".safetensors" and len(head) < 9):
         raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or download it"
+            f"{path} is a safetensors file that is cut short or damaged at its beginning: fetch it again"
+        )
+    raise CheckpointError(
+        f"{path} is not a file of weights: it begins neither like safetensors nor like what torch.save writes. If it "
+        "should be one of these, it is damaged: fetch it again"
+    )
+
+
+def _other(kind: str) -> str:
+    if kind.endswith("archive"):
+        return "unpack it and name what was in it"
+    return "give the same weights as safetensors or as torch.save writes them"
+
+
+def _says_weight_map(path: Path) -> bool:
+    try:
+        return "weight_map" in read_json(path, CheckpointError)
+    except CheckpointError:
+        return False
+
+
+def _shards(path: Path) -> dict[str, str]:
+    """Key -> name of the file that holds it, from an index of shards.
+
+    Raises CheckpointError: it is no such index; a name that is not one of a file beside it.
+    """
+    mapping = read_json(path, CheckpointError).get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise CheckpointError(f"{path} is not an index of shards: it has no weight_map with names of files")
+    for key, name in mapping.items():
+        if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\\\x00"):
+            raise CheckpointError(f"{path}: weight_map gives {name!r} for {key!r}, not the name of a file beside it")
+    return mapping
+
+
+def _listing(file: Path) -> dict[Place, Held]:
+    form = _form(file)
+    if form == _INDEX:
+        raise CheckpointError(f"{file} is an index of shards, not a shard")
+    return {(): _safetensors.listing(file)} if form == _SAFETENSORS else _torch_files.listing(file)
+
+
+def _refuse_what_has_no_values(path: Path, tensors: Mapping[str, Stored]) -> None:
+    if faults := [f"{key} {stored.fault}" for key, stored in tensors.items() if stored.fault]:
+        raise CheckpointError(f"{path}: {faults[0]}" + (f" ({len(faults)} such tensors)" if len(faults) > 1 else ""))
+    if 2 * sum(0 in stored.shape for stored in tensors.values()) > len(tensors):
+        raise CheckpointError(
+            f"{path} holds empty tensors in the place of weights, as sharded training (ZeRO-3, FSDP) leaves them: "
+            "join the shards first, for DeepSpeed with zero_to_fp32.py"
         )
 
 
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix == ".safetensors"
-
-
-def _listing(path: Path) -> dict[str, tuple[tuple[int, ...], int]]:
-    if _is_safetensors(path):
-        header = _safetensors_header(path)
-        entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        return {
-            name: (tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-            for name, entry in entries
-        }
-    return {
-        name: (tuple(tensor.shape), tensor.numel() * tensor.element_size())
-        for name, tensor in _load_pickle(path).items()
-    }
-
-
-def _safetensors_header(path: Path) -> dict:
-    """The header of a safetensors file (https://github.com/huggingface/safetensors, "Format"), with its size checked.
-
-    safetensors' own error for a file that is cut short names neither the file nor what is wrong.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, 100 * 2**20):
-            raise CheckpointError(f"{path} is not a safetensors file, or cut short at {size} bytes: fetch it again")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} has a broken safetensors header ({error}): fetch it again") from error
-    if end != size:
-        raise CheckpointError(f"{path} has {size} bytes and should have {end}: it is cut short, fetch it again")
-    return header
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[Callable[[str], torch.Tensor]]:
-    if _is_safetensors(path):
+def _opened(path: Path) -> Iterator[Callable[[Place], torch.Tensor]]:
+    if _form(path) == _SAFETENSORS:
         from safetensors import safe_open
 
         with safe_open(str(path), framework="pt") as file:
-            yield file.get_tensor
+            yield lambda place: file.get_tensor(place[-1])
     else:
-        yield _load_pickle(path).__getitem__
-
-
-def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a torch file. Only what `weights_only=True` allows is unpickled, so nothing in it is executed."""
-    import pickle
-
-    import torch
-
-    try:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            content = torch.load(path, map_location="cpu", weights_only=True)  # the format of torch before 1.6
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"Unsupported (?:global|class) (\S+)", str(error))
-        what = f"it wants to run {refused[1]}" if refused else "it is not a file that torch.save writes"
-        raise CheckpointError(
-            f"{path} is not a file of weights ({what}); nothing in it was executed. "
-            "Save the state dict alone, with torch.save(model.state_dict(), ...) or as safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise CheckpointError(f"{path} cannot be read, it may be cut short ({reason}): fetch it again") from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+        content = _torch_files.content(path)
+        yield lambda place: _torch_files.tensor(content, place)

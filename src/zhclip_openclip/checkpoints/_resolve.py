@@ -27,7 +27,8 @@ class Checkpoint:
         for.
     pieces: the file asked for, and the file with the image tower where that is published apart.
     preprocess: what lies with the weights says of the image preprocessing.
-    image_size, context_length: of these weights, where they are not the model's own; None otherwise.
+    image_size, context_length: to build the model with, where they are not its own; None otherwise.
+    held_size: the image size that the position embeddings in the files are made for; None where they do not say.
     """
 
     model: Model
@@ -35,6 +36,7 @@ class Checkpoint:
     preprocess: dict
     image_size: int | None = None
     context_length: int | None = None
+    held_size: int | None = None
 
     @property
     def weights(self) -> _read.Weights:
@@ -71,7 +73,7 @@ def repository_of(repo: str) -> tuple[Family, Model, str] | None:
 def find_tag(model: Model, pretrained: str) -> Tag | None:
     """The tag of `model` that is named, by its name or by its repository on the hub (`org/name`, `hf-hub:org/name`)."""
     tag = model.tags.get(clean_tag(pretrained))
-    if tag is None and "/" in pretrained and not Path(pretrained).expanduser().exists():
+    if tag is None and "/" in pretrained and _files.existing(pretrained) is None:
         repo = pretrained.removeprefix(HUB)
         tag = next((tag for tag in model.tags.values() if tag.repo.lower() == repo.lower()), None)
     return tag
@@ -89,10 +91,9 @@ def where(model: Model, pretrained: str, cache_dir: str | None = None) -> tuple[
         repo = pretrained.removeprefix(HUB)
         _refuse_repository(model, repo)
         return Repository(repo, cache_dir), None, None
-    path = _files.existing(pretrained)
+    path = _files.located(pretrained)
     if path is None:
         raise CheckpointError(_no_such(model, pretrained))
-    path = _files.weights_in(path) if path.is_dir() else path
     return Folder(path.parent), None, path
 
 
@@ -143,7 +144,7 @@ def _put_together(
 ) -> Checkpoint:
     """Decide by what lies with the weights: model, sizes, preprocessing; find the image tower if it is apart."""
     said = _beside.Said()
-    if own := getattr(piece.weights, "own", ""):
+    if own := piece.weights.own:
         _beside.add_own(said, own, piece.weights.path)
     configs: list[tuple[Path, str]] = []
     own_size = model.config()["vision_cfg"].get("image_size", 224)
@@ -162,21 +163,22 @@ def _put_together(
         if (path := _beside.params(place)) is not None:
             _beside.add_params(said, path)
     if piece.layout.part == "text":
-        image, image_place = _image_tower(family, model, tag, cache_dir)
+        image, image_place = _image_tower(family, model, tag, place, cache_dir)
         images.append(image)
         apart = _beside.Said()
         if config := _beside.add_hugging_face(apart, image_place, size, asked.preprocess):
             configs.append((config, "image"))
         said.preprocess, said.by["preprocess"] = apart.preprocess, apart.by.get("preprocess", "")
     model = _beside.follow(family, model, said)
-    image_size = _image_size(model, [piece, *images], said, asked, own_size)
+    pieces = [piece, *images]
+    held = next((size for one in pieces if (size := _size_of_positions(one)) is not None), None)
+    image_size = _image_size(model, pieces, held, said, asked, own_size)
     for config, part in configs:
         _config.check(config, model.name, part, image_size or (own_size if asked.image_size else None))
     length = said.context_length
     own_length = model.config()["text_cfg"].get("context_length", 77)
-    return Checkpoint(
-        model, [piece, *images], said.preprocess, image_size, length if length not in (None, own_length) else None
-    )
+    length = length if length not in (None, own_length) else None
+    return Checkpoint(model, pieces, said.preprocess, image_size, length, held)
 
 
 def _follow_run(said: _beside.Said, family: Family, model: Model, told: dict, path: Path) -> None:
@@ -221,16 +223,15 @@ def _has_twin(family: Family, model: Model) -> bool:
     return bool(model.quickgelu) or any(other.quickgelu == model.name for other in family.models)
 
 
-def _image_size(model: Model, pieces: list[_load.Piece], said: _beside.Said, asked: Asked, own_size: int) -> int | None:
+def _image_size(
+    model: Model, pieces: list[_load.Piece], held: int | None, said: _beside.Said, asked: Asked, own_size: int
+) -> int | None:
     """The image size to build the model with, where it is not the model's own.
 
     Positions are interpolated only where a size is asked for. Weights of another size are built as they are, if a file
     beside them says so or no model of the family is made for it; where one is, loading names it.
     """
-    if asked.image_size is not None:
-        return None
-    held = size_of_positions(pieces)
-    if held is None or held == own_size:
+    if asked.image_size is not None or held in (None, own_size):
         return None
     if said.image_size == held:
         return held
@@ -243,11 +244,6 @@ def _image_size(model: Model, pieces: list[_load.Piece], said: _beside.Said, ask
     return held
 
 
-def size_of_positions(pieces: list[_load.Piece]) -> int | None:
-    """The image size in pixels that the position embeddings of the files are made for; None where they do not say."""
-    return next((size for piece in pieces if (size := _size_of_positions(piece)) is not None), None)
-
-
 def _size_of_positions(piece: _load.Piece) -> int | None:
     """The image size in pixels that the position embeddings of a file are made for; None where they do not say."""
     shapes = _load.planned_shapes(piece.layout, piece.weights.shapes)
@@ -256,7 +252,7 @@ def _size_of_positions(piece: _load.Piece) -> int | None:
         ("visual.trunk.pos_embed", "visual.trunk.patch_embed.proj.weight"),
         ("visual.attnpool.positional_embedding", ""),
     ):
-        if name not in shapes or len(shapes[name]) < 2:
+        if name not in shapes or len(shapes[name]) < 2 or shapes[name][-2] < 2:
             continue
         side = math.isqrt(shapes[name][-2] - 1)
         if side * side + 1 != shapes[name][-2]:
@@ -267,11 +263,17 @@ def _size_of_positions(piece: _load.Piece) -> int | None:
     return None
 
 
-def _image_tower(family: Family, model: Model, tag: Tag | None, cache_dir: str | None) -> tuple[_load.Piece, Place]:
+def _image_tower(
+    family: Family, model: Model, tag: Tag | None, text: Place, cache_dir: str | None
+) -> tuple[_load.Piece, Place]:
     """The image tower from its own source, and that source.
 
-    tag: whose source; the first of the model's that has one if None.
+    tag: whose source; the first of the model's that has one if None. text: where the text tower is: an image tower that
+    was written beside it comes first.
     """
+    if isinstance(text, Folder) and text.path and (folder := _files.image_tower_beside(text.path)):
+        weights = _read.read(_files.weights_in(folder))
+        return _load.Piece(weights, _load.recognise_image(weights, family)), Folder(folder)
     sources = [tag] if tag else list(model.tags.values())
     source = next(source for source in sources if source.image_repo)
     place = Repository(source.image_repo, cache_dir)

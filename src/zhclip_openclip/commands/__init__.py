@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._last_frame import last_line, spell_out
 from zhclip_openclip.commands.cache import app as cache
 from zhclip_openclip.commands.classnames import classnames
 from zhclip_openclip.commands.convert import convert
@@ -40,9 +40,10 @@ app.add_typer(cache, name="cache")
 
 
 def main() -> None:
-    """Entry point of the console script: an error of ours is one line and exit code 1."""
+    """Entry point of the console script: an error is one line and exit code 1."""
+    spell_out()
     try:
         app()
-    except ZhclipError as error:
-        print(f"zhclip: error: {error}", file=sys.stderr)
+    except Exception as error:
+        print(f"zhclip: error: {last_line(error)}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._errors import ZhclipError, printable
 
 app = typer.Typer(help="The feature cache: image features that evaluations have in common.", no_args_is_help=True)
 Folder = Annotated[Path | None, typer.Option("--cache", help="The folder; by default $ZHCLIP_FEATURE_CACHE.")]
@@ -27,12 +27,14 @@ def info(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("name", "of", "images", "MB", "seconds", "last used", title=str(found.folder))
+    # Texts and not strings: rich would take brackets in a name for its markup.
+    table = Table("name", "of", "images", "MB", "seconds", "last used", title=Text(_folder(found)))
     for entry in entries:
         table.add_row(
             entry.name[:12],
-            _what(entry.what) + ("" if entry.complete else " (not complete)"),
+            Text(printable(_what(entry.what)) + ("" if entry.complete else " (not complete)")),
             f"{entry.rows:,}",
             f"{entry.size / 1e6:,.1f}",
             f"{entry.seconds:,.1f}",
@@ -42,6 +44,9 @@ def info(
     console.print(table)
     size = sum(entry.size for entry in entries) / 1e9
     console.print(f"{len(entries)} names, {size:.2f} of {found.limit / 1e9:.0f} GB", highlight=False)
+    if left := found.leftovers():
+        text = f"{left / 1e6:,.1f} MB left by programs that were killed: the next that writes takes them away"
+        console.print(text, highlight=False)
 
 
 @app.command()
@@ -52,9 +57,9 @@ def clear(
     """Take all of it away; other files in the folder stay."""
     found = _cache(cache)
     if not yes:
-        typer.confirm(f"Take {len(found.entries())} names out of {found.folder}?", abort=True)
+        typer.confirm(f"Take {len(found.entries())} names out of {_folder(found)}?", abort=True)
     count, size = found.clear()
-    print(f"{count} names, {size / 1e6:,.1f} MB taken out of {found.folder}")
+    print(f"{count} names, {size / 1e6:,.1f} MB taken out of {_folder(found)}")
 
 
 def _cache(folder: Path | None):
@@ -62,7 +67,7 @@ def _cache(folder: Path | None):
     from zhclip_openclip.features.settings import CACHE, from_environment
 
     settings = from_environment()
-    folder = folder or settings.cache
+    folder = folder.expanduser() if folder else settings.cache
     if folder is None:
         raise ZhclipError(f"no feature cache: set {CACHE} to a folder, or give it as --cache")
     if not folder.is_dir():
@@ -70,15 +75,22 @@ def _cache(folder: Path | None):
     return FeatureCache(folder, settings.limit)
 
 
+def _folder(found) -> str:
+    return printable(str(found.folder))
+
+
 def _what(text: str) -> str:
     try:
         facts = json.loads(text)
         return f"{facts['dataset'] or 'a data set'} on {facts['device']}{', mixed precision' if facts['amp'] else ''}"
-    except (ValueError, KeyError, TypeError):
-        return text
+    except Exception:  # somebody else's, or damaged in any way
+        return text if len(text) < 200 else f"{text[:200]} ..."
 
 
 def _date(seconds: float) -> str:
     import datetime
 
-    return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    try:
+        return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):  # after the year 9999
+        return "?"

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from zhclip_openclip._errors import printable
+
 app = typer.Typer(help="Export, check and look at the Chinese retrieval sets.", no_args_is_help=True)
 
 Name = Annotated[
@@ -62,8 +64,8 @@ def _progress(what: str):
 
 
 def _tell_skipped(dataset) -> None:
-    for skipped in dataset.skipped:
-        typer.echo(f"skipped: {skipped.where}: {skipped.key}: {skipped.reason}", err=True)
+    for skipped in (*dataset.skipped, *dataset.skipped_texts):
+        typer.echo(printable(f"skipped: {skipped.where}: {skipped.key}: {skipped.reason}"), err=True)
 
 
 @app.command()
@@ -85,8 +87,8 @@ def export(
         export_wds(dataset, output, shard_size, progress)
     _tell_skipped(dataset)
     typer.echo(
-        f"{len(dataset):,} images and {len(dataset.texts):,} texts in {output}; use them with "
-        f"--dataset wds/{dataset.name} --dataset_root {output}"
+        f"{len(dataset):,} images and {len(dataset.texts):,} texts in {printable(str(output))}; use them with "
+        f"--dataset wds/{printable(dataset.name)} --dataset_root {printable(str(output))}"
     )
 
 
@@ -104,7 +106,7 @@ def check(
         report = dataset.check(decode=True, progress=progress)
     _tell_skipped(dataset)
     for key, value in report.items():
-        typer.echo(f"{key}: {value}")
+        typer.echo(printable(f"{key}: {value}"))
 
 
 @app.command()
@@ -121,10 +123,11 @@ def show(
     from zhclip_openclip.datasets.contact_sheet import contact_sheet
 
     dataset = _open(source, name, split, False, image_folder)
-    typer.echo(f"data set: {dataset.name}\nsplit: {dataset.split}\nlayout: {dataset.layout}")
+    for what in ("name", "split", "layout"):
+        typer.echo(printable(f"{'data set' if what == 'name' else what}: {getattr(dataset, what)}"))
     typer.echo(f"images: {len(dataset):,}\ntexts: {len(dataset.texts):,}")
     pairs = sum(len(images) for images in dataset.text_to_images)
     typer.echo(f"pairs: {pairs:,}\nfingerprint: {dataset.fingerprint()}")
     for note in dataset.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"contact sheet: {contact_sheet(dataset, output, n=number, font=font)}")
+        typer.echo(printable(f"note: {note}"))
+    typer.echo(printable(f"contact sheet: {contact_sheet(dataset, output, n=number, font=font)}"))

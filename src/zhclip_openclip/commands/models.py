@@ -57,8 +57,9 @@ def models(
         typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
         return
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from zhclip_openclip._terminal import literal
 
     # Sources are long: each stands on a line of its own under the name, so that the table fits 80 columns.
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -68,15 +69,16 @@ def models(
     table.add_column("pixels", justify="right", no_wrap=True)
     table.add_column("here", no_wrap=True)
     for entry in entries:
-        names = " = ".join([f"[bold]{entry['model']}[/]", *entry["aliases"]])
-        source = entry["source"]
+        names = " = ".join([f"[bold]{literal(entry['model'])}[/]", *map(literal, entry["aliases"])])
+        source = [entry["source"]]
         if entry["image_source"]:
-            source += f"\n+ {entry['image_source']} (image tower)"
+            source.append(f"+ {entry['image_source']} (image tower)")
+        lines = "\n".join(map(literal, source))
         table.add_row(
-            f"{names}\n[dim]{escape(source)}[/]",
-            entry["tag"],
+            f"{names}\n[dim]{lines}[/]",
+            literal(entry["tag"]),
             f"{entry['parameters'] / 1e6:,.1f} M" if entry["parameters"] else "?",
             str(entry["image_size"]),
             "[green]yes[/]" if entry["on_this_machine"] else "no",
         )
-    Console().print(table)
+    Console(emoji=False).print(table)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from zhclip_openclip._terminal import bar
 
 
 class Format(str, Enum):
@@ -32,14 +33,14 @@ def report(
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Lay results out beside the published tables: differences, intervals, verdicts, and tests between runs."""
-    from zhclip_openclip._errors import ZhclipError
+    from zhclip_openclip._errors import ZhclipError, printable
     from zhclip_openclip.report import views
     from zhclip_openclip.report.build import build
 
     if format is Format.html and output is None and sys.stdout.isatty():
         raise ZhclipError("a page is no text for a terminal: add --output report.html")
     _spare_inputs(output, [*results, *(published or ())])
-    with _progress() as progress:
+    with bar("intervals and comparisons") as progress:
         made = build(
             results,
             published or (),
@@ -53,13 +54,13 @@ def report(
     for problem in made.problems:
         typer.echo(f"problem: {problem}", err=True)
     if output is not None:
-        typer.echo(f"written: {views.write(made, format.value, output)}", err=True)
+        typer.echo(printable(f"written: {views.write(made, format.value, output)}"), err=True)
     elif format is Format.terminal and sys.stdout.isatty():
         from rich.console import Console
 
         from zhclip_openclip.report.views import terminal
 
-        terminal.show(made, Console())
+        terminal.show(made, Console(emoji=False))
     else:
         sys.stdout.write(views.render(made, format.value))
     if not made.runs:
@@ -93,15 +94,3 @@ def _spare_inputs(output: Path | None, inputs: list[Path]) -> None:
     inside = output.suffix == ".json" and any(folder in output.resolve().parents for folder in folders)
     if inside or any(path.is_file() and path.samefile(output) for path in inputs):
         raise ZhclipError(f"{output}: one of the results; give --output another name")
-
-
-@contextmanager
-def _progress():
-    """A bar on the terminal, as the callback of `build`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("intervals and comparisons"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,7 +1,7 @@
 """`zhclip reproduce`: the published tables, evaluated on this machine, cell by cell.
 
 Exit codes: 0 all cells that have their data are there; 1 a cell failed, or the page could not be made; 2 nothing to do
-(no data, or a word that is not understood); 130 interrupted.
+(no data, or a word that is not understood); 3 some are being run by another process; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ def reproduce(
     skip_bad_images: Annotated[
         bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read; results name them.")
     ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait, when all else is through, for cells that another run is at.")
+    ] = 10.0,
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
     galleries: Annotated[bool, typer.Option(help="Write a page with queries for each retrieval result.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
@@ -71,7 +74,7 @@ def reproduce(
 
     if as_json and not dry_run:
         raise typer.BadParameter("--json shows the plan alone; add --dry-run")
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False, emoji=False)
     if offline_demo:
         if models or datasets or data_root:
             raise typer.BadParameter("--offline-demo has its own model and data; leave out --models and the like")
@@ -90,7 +93,7 @@ def reproduce(
             _DEMO_TEMPLATES if offline_demo else None,
         )
     if as_json:
-        typer.echo(json.dumps(plan.as_json(), indent=2, ensure_ascii=False))
+        typer.echo(_json(plan))
     else:
         show(plan, console)
     if not plan.of("run") and not plan.of("finished"):
@@ -98,10 +101,10 @@ def reproduce(
     if dry_run:
         return
     try:
-        outcomes = _run(plan, console, cache)
-        code = 1 if any(outcome.failure for outcome in outcomes) else 0
+        outcomes = _run(plan, console, cache, wait)
+        code = 1 if any(outcome.failure for outcome in outcomes) else 3 * any(one.elsewhere for one in outcomes)
         if report:
-            _report(output, console)
+            _report(output, console, needed=bool(outcomes))
     except KeyboardInterrupt:
         console.print("[yellow]stopped[/]: what is finished is kept; the same command goes on from there")
         raise typer.Exit(130) from None
@@ -136,7 +139,17 @@ def _no_data(plan: Plan, data_root: Path | None) -> None:
     raise typer.Exit(2)
 
 
-def _run(plan: Plan, console: Console, cache: Path | None) -> list[Outcome]:
+def _json(plan: Plan) -> str:
+    text = json.dumps(plan.as_json(), indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a path that is not UTF-8
+        return json.dumps(plan.as_json(), indent=2)
+    return text
+
+
+def _run(plan: Plan, console: Console, cache: Path | None, wait: float) -> list[Outcome]:
+    from zhclip_openclip.reproduction._words import cells
     from zhclip_openclip.reproduction.display import Live, Plain
     from zhclip_openclip.reproduction.run import run
 
@@ -144,19 +157,29 @@ def _run(plan: Plan, console: Console, cache: Path | None) -> list[Outcome]:
         console.print("Nothing is left to run.")
     cache = cache or (Path(folder).expanduser() if (folder := os.environ.get("ZHCLIP_FEATURE_CACHE")) else None)
     with (Live if console.is_terminal else Plain)(plan, console) as display:
-        outcomes = run(plan, display, cache)
+        outcomes = run(plan, display, cache, wait)
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         console.print(f"[red]{len(failed)} of {len(outcomes)} cells failed[/]; the same command tries them again")
+    if elsewhere := sum(outcome.elsewhere for outcome in outcomes):
+        be = "is" if elsewhere == 1 else "are"
+        console.print(f"[yellow]{cells(elsewhere)} {be} being run elsewhere[/]; the same command looks at them again")
     return outcomes
 
 
-def _report(output: Path, console: Console) -> None:
-    from rich.markup import escape
-
+def _report(output: Path, console: Console, needed: bool) -> None:
+    """needed: there are new results, so that a page that cannot be written is an error."""
+    from zhclip_openclip._errors import ZhclipError, printable
+    from zhclip_openclip._terminal import literal
     from zhclip_openclip.reproduction.run import write_report
 
-    page, problems = write_report(output)
+    try:
+        page, problems = write_report(output)
+    except ZhclipError as error:
+        if needed or "cannot be written" not in str(error):
+            raise
+        console.print(f"[yellow]note[/]: {literal(str(error))}; nothing new would be in it", soft_wrap=True)
+        return
     for problem in problems:
-        console.print(f"[yellow]note[/]: {escape(problem)}", soft_wrap=True)
-    console.print(f"report: {page}", markup=False, soft_wrap=True)
+        console.print(f"[yellow]note[/]: {literal(problem)}", soft_wrap=True)
+    console.print(printable(f"report: {page}"), markup=False, soft_wrap=True)

@@ -18,20 +18,21 @@ from typing import NamedTuple
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._text_lines import text_lines
 
-_NUMBERED = re.compile(
-    r"(?P<image>[^\s#,]+?)(?P<ext>\.(?:jpe?g|png))?(?:#(?P<kind>[a-z]+))?#(?P<number>\d+)\s+(?P<text>.*)"
-)
-_BARE = re.compile(r"(?P<image>[^\s#,]+?)(?P<ext>\.(?:jpe?g|png))\s*[,\t ](?P<text>.*)")
+_SUFFIX = r"\.(?i:jpe?g|png|webp|gif|bmp|tiff?)"
+_NUMBERED = re.compile(rf"(?P<image>[^\s#,]+?)(?P<ext>{_SUFFIX})?(?:#(?P<kind>[a-z]+))?#(?P<number>\d+)\s+(?P<text>.*)")
+_BARE = re.compile(rf"(?P<image>[^\s#,]+?)(?P<ext>{_SUFFIX})\s*[,\t ](?P<text>.*)")
 
 
 class CaptionLine(NamedTuple):
-    """An image id without extension, the text's id, the text, 'zhm'/'zhb'/'' for how it was made, and its place."""
+    """An image id without extension, the text's id, the text, 'zhm'/'zhb'/'' for how it was made, its place, and what
+    the line calls the picture: with the extension that stands there."""
 
     image: str
     id: str
     text: str
     kind: str
     where: str
+    file: str
 
 
 def caption_lines(path: Path) -> Iterator[CaptionLine]:
@@ -53,13 +54,10 @@ def caption_lines(path: Path) -> Iterator[CaptionLine]:
             name = str(seen[image])
             seen[image] += 1
         key = "#".join(part for part in (image, kind, name) if part)
-        yield CaptionLine(image, key, match["text"].strip(), kind, place)
+        yield CaptionLine(image, key, match["text"].strip(), kind, place, image + (groups["ext"] or ""))
 
 
 def has_captions(path: Path) -> bool:
-    """Whether the first line is a caption (an id list has none)."""
-    try:
-        next(caption_lines(path))
-    except (DatasetError, StopIteration):
-        return False
-    return True
+    """Whether the first line is a caption (an id list has none). Raises DatasetError: not UTF-8, empty."""
+    _, line, _ = next(text_lines(path))
+    return bool(_NUMBERED.fullmatch(line.strip()) or _BARE.fullmatch(line.strip()))

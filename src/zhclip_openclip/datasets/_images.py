@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zhclip_openclip._errors import printable
+from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets._dataset_error import DatasetError
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ class Skipped(NamedTuple):
     key: str
     where: str
     reason: str
+
+    def printable(self) -> Skipped:
+        """The same in texts that any file and terminal takes: places are paths, which may be no Unicode."""
+        return Skipped(*map(printable, self))
 
 
 class ImageSource:
@@ -51,14 +57,12 @@ class FolderImages(ImageSource):
         self.ids, self._paths = list(ids), [str(path) for path in paths]
 
     def read(self, index: int) -> bytes:
-        try:
-            with open(self._paths[index], "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise DatasetError(f"{self._paths[index]}: {error.strerror}; put the picture back") from None
+        with reading(self._paths[index], DatasetError, "put the picture back"), open(self._paths[index], "rb") as file:
+            return file.read()
 
     def size(self, index: int) -> int:
-        return os.path.getsize(self._paths[index])
+        with reading(self._paths[index], DatasetError, "put the picture back"):
+            return os.path.getsize(self._paths[index])
 
     def where(self, index: int) -> str:
         return self._paths[index]
@@ -81,8 +85,11 @@ class Selection(ImageSource):
         return self._source.where(self._keep[index])
 
 
-def decode_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.Image.Image:
-    """bytes -> RGB picture.
+def open_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.Image.Image:
+    """bytes -> the picture as it was opened: in its own mode (palette, transparency, 16 bit), its first frame, not
+    turned by EXIF. Chinese-CLIP hands it to its transform like this.
+
+    Grey becomes RGB, which no resizing can tell and every transform takes.
 
     Args:
         data: an encoded picture.
@@ -98,9 +105,32 @@ def decode_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.
         image: Any = Image.open(io.BytesIO(data))
         if draft:
             image.draft("RGB", (1, 1))
-        return image.convert("RGB")
+        image.load()
+        in_rgb = image if image.mode == "RGB" else image.convert("RGB")  # what cannot be converted is found here
+        return in_rgb if image.mode in ("L", "RGB") else image
     except Exception as error:  # Pillow's plugins raise almost anything on broken files
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
         raise DatasetError(
             f"{where}: image {key} does not decode ({reason}); fetch the file again, or use --skip-bad-images"
         ) from None
+
+
+def decode_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.Image.Image:
+    """bytes -> RGB picture, for people and for what wants RGB. Arguments and errors as :func:`open_image`."""
+    image = open_image(data, key, where, draft)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def converts_itself(transform: object) -> bool:
+    """Whether a transform has a step that converts to RGB, as those of open_clip, of OpenAI and of this package have.
+
+    Told by the names of its steps (`_convert_to_rgb`, `to_rgb`, torchvision's `RGB`, timm's `MaybeConvertMode`), since
+    trying it out would disturb one that counts or draws lots. One without such a step would take transparency for a
+    colour.
+    """
+    steps = getattr(transform, "transforms", None)
+    if isinstance(steps, (list, tuple)):
+        return any(map(converts_itself, steps))
+    function = getattr(transform, "lambd", transform)  # torchvision's Lambda
+    name = getattr(function, "__name__", type(function).__name__).lower()
+    return "rgb" in name or ("convert" in name and getattr(function, "mode", None) == "RGB")

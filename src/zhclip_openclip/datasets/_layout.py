@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from zhclip_openclip._reading import reading
+from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import ImageSource
 from zhclip_openclip.datasets._relations import TextRecord
 
@@ -50,13 +52,17 @@ def candidate_folders(root: Path, names: Sequence[str]) -> Iterator[Path]:
     """The root itself, then its sub-folders that bear one of the names, however they are spelled."""
     yield root
     wanted = {plain_name(name) for name in names}
-    for child in sorted(root.iterdir()):
-        if child.is_dir() and plain_name(child.name) in wanted:
+    for child in _folders(root):
+        if plain_name(child.name) in wanted:
             yield child
             # An unpacked archive often holds one folder of its own name.
-            for grandchild in sorted(child.iterdir()):
-                if grandchild.is_dir() and plain_name(grandchild.name) in wanted:
-                    yield grandchild
+            yield from (grandchild for grandchild in _folders(child) if plain_name(grandchild.name) in wanted)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder. Raises DatasetError: it cannot be read."""
+    with reading(folder, DatasetError):
+        return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def split_spellings(split: str) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from zhclip_openclip.datasets._dataset_error import DatasetError
-from zhclip_openclip.datasets._images import Skipped, decode_image
+from zhclip_openclip.datasets._images import Skipped, converts_itself, decode_image, open_image
 from zhclip_openclip.datasets._relations import Resolved, TextEntry, without_images
 
 
@@ -24,7 +25,8 @@ class RetrievalDataset:
         text_to_images: for each text the positions of its right images.
         image_to_texts: for each image the positions of its right texts; empty for one that is only there to be
             confused with.
-        skipped: what was left out, as `Skipped(key, where, reason)`.
+        skipped: pictures that were left out, each once, as `Skipped(key, where, reason)`.
+        skipped_texts: texts that were left out, because of their pictures or of themselves.
         layout: what the files were recognised as.
         notes: what a reader of the numbers should know (for example, that captions are translations).
         classes, templates: None; CLIP_benchmark looks for them.
@@ -44,11 +46,16 @@ class RetrievalDataset:
         layout: str = "",
         notes: Sequence[str] = (),
         skip_bad_images: bool = False,
+        in_rgb: bool = False,
     ) -> None:
+        """transform: if it converts to RGB itself, as open_clip's do, it gets each picture as it was opened: families
+        differ in whether they resize before or after. Any other gets RGB. in_rgb: RGB in any case, for data that
+        somebody else's code converts first."""
+        self._in_rgb = in_rgb
         self.name, self.split, self.layout = name, split, layout
         self.directions = tuple(directions)
         self.transform = transform
-        self.notes = list(notes)
+        self.notes = list(dict.fromkeys([*notes, *resolved.notes]))
         self._fingerprint: str | None = None
         self._take(resolved)
         if skip_bad_images:
@@ -60,7 +67,8 @@ class RetrievalDataset:
         self.image_ids: list[str] = list(resolved.images.ids)
         self.texts: list[TextEntry] = resolved.texts
         self.text_to_images: list[list[int]] = resolved.text_to_images
-        self.skipped: list[Skipped] = resolved.skipped
+        self.skipped: list[Skipped] = [entry.printable() for entry in resolved.skipped]
+        self.skipped_texts: list[Skipped] = [entry.printable() for entry in resolved.skipped_texts]
         self.image_to_texts: list[list[int]] = [[] for _ in self.image_ids]
         for text, right in enumerate(self.text_to_images):
             for image in right:
@@ -72,10 +80,16 @@ class RetrievalDataset:
     def __getitem__(self, index: int) -> tuple[Any, list[str]]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)  # also ends iteration by index
-        image = decode_image(self.images.read(index), self.image_ids[index], self.images.where(index))
+        decode = open_image if self.as_opened else decode_image
+        image = decode(self.images.read(index), self.image_ids[index], self.images.where(index))
         if self.transform is not None:
             image = self.transform(image)
         return image, self.captions(index)
+
+    @property
+    def as_opened(self) -> bool:
+        """Whether the transform gets pictures as they were opened; RGB otherwise. See `__init__`."""
+        return not self._in_rgb and converts_itself(self.transform)
 
     def captions(self, index: int) -> list[str]:
         """The texts that image `index` is right for."""
@@ -95,12 +109,14 @@ class RetrievalDataset:
         Hashed, as UTF-8 lines in sorted order: `image <id> <bytes of the picture file>` for each image and
         `text <id> <right image ids, sorted> <text>` for each text, tab-separated. Pictures count by size, so that it
         costs no reading of 3 GB; the order of the entries, the split's name and the transform do not count.
+
+        A line that could be read in two ways (a tab or a line break in an id, a space in an image id, a line break in
+        a text) stands there as JSON, `json ["text", id, [image ids], text]`; no line of the official files is one.
         """
         if self._fingerprint is None:
-            lines = [f"image\t{key}\t{self.images.size(index)}" for index, key in enumerate(self.image_ids)]
+            lines = [_image_line(key, self.images.size(index)) for index, key in enumerate(self.image_ids)]
             for entry, right in zip(self.texts, self.text_to_images, strict=True):
-                named = " ".join(sorted(self.image_ids[image] for image in right))
-                lines.append(f"text\t{entry.id}\t{named}\t{entry.text}")
+                lines.append(_text_line(entry, sorted(self.image_ids[image] for image in right)))
             self._fingerprint = hashlib.sha256("\n".join(sorted(lines)).encode("utf-8")).hexdigest()
         return self._fingerprint
 
@@ -131,6 +147,7 @@ class RetrievalDataset:
             "pairs": sum(len(right) for right in self.text_to_images),
             "images_without_text": sum(not texts for texts in self.image_to_texts),
             "skipped": len(self.skipped),
+            "skipped_texts": len(self.skipped_texts),
             "fingerprint": self.fingerprint(),
             "decoded": decode,
         }
@@ -149,6 +166,22 @@ class RetrievalDataset:
 
     def __repr__(self) -> str:
         return f"RetrievalDataset({self.name}, {self.split}: {len(self)} images, {len(self.texts)} texts)"
+
+
+def _image_line(key: str, size: int) -> str:
+    if "\t" in key or "\n" in key:
+        return "json\t" + json.dumps(["image", key, size])
+    return f"image\t{key}\t{size}"
+
+
+def _text_line(entry: TextEntry, named: Sequence[str]) -> str:
+    if (
+        any(sign in entry.id for sign in "\t\n")
+        or "\n" in entry.text
+        or any(s in key for key in named for s in "\t\n ")
+    ):
+        return "json\t" + json.dumps(["text", entry.id, list(named), entry.text])
+    return f"text\t{entry.id}\t{' '.join(named)}\t{entry.text}"
 
 
 class Batches:

@@ -101,6 +101,9 @@ class _Handler:
             raise DatasetError(f"{error.filename} is missing, though nshards.txt counts it; copy it again") from None
         if error.args and error.args[-1] in self.shards:  # of what takes shards apart
             what = f"{error.args[0]}".partition(" @ <")[0] or type(error).__name__
+            if "duplicate file name" in what:  # of what groups members into samples
+                name = what.partition(": duplicate")[0]
+                raise DatasetError(f"{error.args[-1]}[{name}]: the sample has two members of this kind; take one out")
             raise DatasetError(f"{error.args[-1]} is no whole tar file ({what}); copy it again") from None
         if isinstance(error, (tarfile.TarError, OSError, EOFError)):  # comes again, with the name of the shard
             raise error

@@ -14,9 +14,13 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from zhclip_openclip.datasets import elevater, retrieval
+from zhclip_openclip._content import Content
+from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._reading import reading
+from zhclip_openclip.datasets import _bound, elevater, retrieval
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._layout import candidate_folders, plain_name
+from zhclip_openclip.datasets._shards import shard_paths
 from zhclip_openclip.datasets.wds_open import open_wds
 from zhclip_openclip.prompts import classnames, registry, templates
 from zhclip_openclip.prompts._files import packaged
@@ -55,6 +59,10 @@ class Found:
     spelling: what clip_benchmark's --dataset takes. root: its --dataset_root; None for embedded data. layout: what the
     files were recognised as. images, texts: to encode; texts are prompts for a class list. fingerprint: of the data,
     where it costs no reading of all files. shards: of a WebDataset, for which more readers are of no use.
+
+    What a result is bound to beside the fingerprint: listing, of the files that a class list is read from (see
+    `_content.py`); prompts, a digest of class names and templates; pictures, the content of those of a retrieval set.
+    expected: images of the published data set.
     """
 
     spelling: str
@@ -64,6 +72,10 @@ class Found:
     texts: int
     fingerprint: str | None = None
     shards: int | None = None
+    listing: str | None = field(default=None, compare=False)
+    prompts: str | None = field(default=None, compare=False)
+    pictures: Content | None = field(default=None, compare=False)
+    expected: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,18 @@ def look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bo
 
     template_set: the templates that a class list will be filled into, to count the prompts.
     skip_bad_images: pictures that cannot be read are no reason to leave the data set out.
+
+    Whatever is wrong with the files of a data set is the reason why it is missing, never an error: the others are
+    looked for all the same.
     """
+    try:
+        with reading(root or entry.name, DatasetError):
+            return _look(entry, root, template_set, skip_bad_images)
+    except ZhclipError as error:
+        return Missing(str(error))
+
+
+def _look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bool) -> Found | Missing:
     if entry.embedded:
         return _embedded(entry, template_set)
     if root is None:
@@ -132,9 +155,16 @@ def look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bo
 
 def _embedded(entry: Entry, template_set: str) -> Found:
     if entry.task == "classification":
-        return Found(entry.name, None, "embedded", entry.images, _prompts(entry.name, template_set))
-    dataset = retrieval.build_retrieval_dataset(entry.name, Path())
-    return Found(entry.name, None, dataset.layout, len(dataset), len(dataset.texts), dataset.fingerprint())
+        classes, chosen = _prompts_of(entry.name, template_set)
+        prompts = _bound.prompts_digest(classes, chosen)
+        return Found(entry.name, None, "embedded", entry.images, _count(classes, chosen), prompts=prompts)
+    return _of_retrieval(entry.name, None, retrieval.build_retrieval_dataset(entry.name, Path()), entry)
+
+
+def _of_retrieval(spelling: str, folder: Path | None, dataset, entry: Entry) -> Found:
+    counts = len(dataset), len(dataset.texts), dataset.fingerprint()
+    bound = {"pictures": _bound.pictures(dataset), "expected": entry.images}
+    return Found(spelling, folder, dataset.layout, *counts, **bound)
 
 
 def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Found | Missing]:
@@ -146,7 +176,7 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
     for folder in folders:
         try:
             dataset = retrieval.build_retrieval_dataset(entry.name, folder)
-        except DatasetError as error:
+        except ZhclipError as error:
             if "one of these is needed" in str(error):  # nothing of it is there
                 continue
             if skip_bad_images:
@@ -154,19 +184,17 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
                 yield Found(entry.name, folder, layout, entry.images, entry.texts or 0)
             yield Missing(str(error))
         else:
-            counts = len(dataset), len(dataset.texts), dataset.fingerprint()
-            yield Found(entry.name, folder, dataset.layout, *counts)
+            yield _of_retrieval(entry.name, folder, dataset, entry)
     general = packaged("datasets.json")["layouts"]["webdataset"]
     for name in general["folders"]:
         folder = root / name.format(spelling=entry.name, dashed=entry.name)
         if (folder / "test" / "nshards.txt").is_file():
             try:
                 dataset = open_wds(folder, name=entry.name)
-            except DatasetError as error:
+            except ZhclipError as error:
                 yield Missing(str(error))
             else:
-                counts = len(dataset), len(dataset.texts), dataset.fingerprint()
-                yield Found(f"wds/{entry.name}", folder, dataset.layout, *counts)
+                yield _of_retrieval(f"wds/{entry.name}", folder, dataset, entry)
 
 
 def _classification(entry: Entry, root: Path, template_set: str) -> Iterator[Found | Missing]:
@@ -174,9 +202,11 @@ def _classification(entry: Entry, root: Path, template_set: str) -> Iterator[Fou
         for folder in dict.fromkeys(root / name for name in layout["folders"]):
             if all((folder / file).exists() for file in layout["files"]):
                 try:
-                    yield _described(entry, layout, folder, template_set)
-                except DatasetError as error:
-                    yield Missing(str(error))
+                    with reading(folder, DatasetError):
+                        found: Found | Missing = _described(entry, layout, folder, template_set)
+                except ZhclipError as error:
+                    found = Missing(str(error))
+                yield found
 
 
 def layouts(entry: Entry) -> list[dict]:
@@ -202,33 +232,31 @@ def _described(entry: Entry, layout: dict, folder: Path, template_set: str) -> F
     needs = layout.get("needs")
     if needs and find_spec(needs) is None:
         raise DatasetError(f"{folder}: reading {entry.name} needs {needs}: pip install {needs}")
-    images = entry.images_elsewhere.get(layout["layout"], entry.images)
+    images = expected = entry.images_elsewhere.get(layout["layout"], entry.images)
     shards = None
+    classes, chosen = _prompts_of(entry.name, template_set)
+    texts = _count(classes, chosen)
     if layout["layout"] == "elevater":
-        images = len(elevater.build(layout["dataset"], folder, template_file=template_set))
+        dataset = elevater.build(layout["dataset"], folder, template_file=template_set)
+        images, classes, chosen = len(dataset), dataset.classes, dataset.templates
     elif layout["layout"] == "webdataset":
-        shards = _shards(folder / "test")
-    prompts = _prompts(entry.name, template_set)
-    return Found(layout["dataset"], folder, layout["title"], images, prompts, shards=shards)
+        shards = len(shard_paths(folder / "test"))
+    elif layout.get("one_file_an_image"):
+        images = _bound.images_below(folder, layout["files"])
+    bound = {
+        "listing": _bound.listing(folder, layout["files"]),
+        "prompts": _bound.prompts_digest(classes, chosen),
+        "expected": expected,
+    }
+    return Found(layout["dataset"], folder, layout["title"], images, texts, shards=shards, **bound)
 
 
-def _shards(folder: Path) -> int:
-    """How many there are. Raises DatasetError: nshards.txt has no number, or one is missing."""
-    path = folder / "nshards.txt"
-    try:
-        count = int(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DatasetError(f"{path}: not a number; fetch the file again") from None
-    missing = [number for number in range(count) if not (folder / f"{number}.tar").is_file()]
-    if missing:
-        raise DatasetError(f"{folder / f'{missing[0]}.tar'}: missing, though nshards.txt says {count}; fetch it again")
-    return count
-
-
-def _prompts(name: str, template_set: str) -> int:
-    """How many prompts a class list makes."""
+def _prompts_of(name: str, template_set: str) -> tuple[list[str], list[str] | dict[str, list[str]]]:
+    """Class names and templates."""
     dataset = registry.find(name)
-    chosen = templates.load(template_set, dataset, name).templates
-    if isinstance(chosen, dict):
-        return sum(len(prompts) for prompts in chosen.values())
-    return len(chosen) * len(classnames.classes(dataset, name))
+    return classnames.classes(dataset, name), templates.load(template_set, dataset, name).templates
+
+
+def _count(classes: list[str], chosen: list[str] | dict[str, list[str]]) -> int:
+    """How many prompts a class list makes."""
+    return sum(map(len, chosen.values())) if isinstance(chosen, dict) else len(chosen) * len(classes)

@@ -19,6 +19,9 @@ _TAGS = frozenset(
     vd vf vg vi vl vn vq vshi vx vyou wb wd wf wh wj wky wkz wm wn wp ws wt ww wyy wyz xi xu xx yg zg un
     """.split()  # noqa: SIM905, a hundred quoted letters are no easier to read
 )
+#: Characters of a caption; a model reads about a hundred of them.
+LONGEST = 10_000
+_LONGEST_TAG = max(map(len, _TAGS))
 _CHINESE = re.compile("[⺀-鿿豈-﫿＀-￯　-〿\U00020000-\U0003ffff]")
 
 
@@ -27,13 +30,17 @@ def clean_caption(text: str) -> str:
 
     A caption counts as tagged when at least two thirds of its words carry a known tag: `比分 3:a` is not. Spaces go
     where a Chinese character (or full-width sign) stands on either side, so that Latin words stay apart. Cleaning
-    twice is cleaning once.
+    twice is cleaning once. What has more than `LONGEST` characters is no caption, and is left as it is.
     """
+    if len(text) > LONGEST:
+        return text
     while True:  # a caption may hold a colon as a word of its own (`::w`), which looks like a tag when words are joined
-        cleaned = _join(_untag(text.split()))
+        words = text.split()
+        cleaned = _join(_untag(words))
         if cleaned == text:
             return cleaned
-        text = cleaned
+        # Joined once, words stay apart as they are until one has lost its last tag: all but that one go at once.
+        text = " ".join(_without_common_tags(cleaned.split())) if is_tagged(cleaned) else cleaned
 
 
 def clean_captions(texts: Iterable[str]) -> list[str]:
@@ -44,25 +51,41 @@ def clean_captions(texts: Iterable[str]) -> list[str]:
 def is_tagged(text: str) -> bool:
     """Whether the words of a caption carry part-of-speech tags."""
     words = text.split()
-    tagged = sum(_without_tag(word) is not None for word in words)
+    tagged = sum(bool(_tags(word, 1)) for word in words)
     return tagged > 0 and 3 * tagged >= 2 * len(words) and _CHINESE.search(text) is not None
 
 
-def _without_tag(word: str) -> str | None:
-    head, colon, tag = word.rpartition(":")
-    return head if colon and tag in _TAGS else None
+def _tags(word: str, most: int | None = None) -> list[int]:
+    """Where the tags at the end of a word begin, the last one first; at most so many."""
+    places: list[int] = []
+    end = len(word)
+    while most is None or len(places) < most:
+        colon = word.rfind(":", max(0, end - _LONGEST_TAG - 1), end)
+        if colon < 0 or word[colon + 1 : end] not in _TAGS:
+            break
+        places.append(colon)
+        end = colon
+    return places
 
 
 def _untag(words: list[str]) -> list[str]:
+    """Without the last tag of each word."""
     if not is_tagged(" ".join(words)):
         return words
-    return [word if (head := _without_tag(word)) is None else head for word in words]
+    return [word[: places[0]] if (places := _tags(word, 1)) else word for word in words]
+
+
+def _without_common_tags(words: list[str]) -> list[str]:
+    """Without as many tags as leave each tagged word one: a word with thousands costs one step, not thousands."""
+    places = [_tags(word) for word in words]
+    count = min((len(cuts) for cuts in places if cuts), default=1) - 1
+    return [word[: cuts[count - 1]] if cuts and count else word for word, cuts in zip(words, places, strict=True)]
 
 
 def _join(words: list[str]) -> str:
-    result = ""
+    parts: list[str] = []
     for word in filter(None, words):
-        if result and not (_CHINESE.match(result[-1]) or _CHINESE.match(word[0])):
-            result += " "
-        result += word
-    return result
+        if parts and not (_CHINESE.match(parts[-1][-1]) or _CHINESE.match(word[0])):
+            parts.append(" ")
+        parts.append(word)
+    return "".join(parts)

@@ -7,6 +7,7 @@ captions (https://github.com/LAION-AI/CLIP_benchmark/pull/101).
 from __future__ import annotations
 
 from zhclip_openclip.datasets.captions import clean_captions
+from zhclip_openclip.datasets.unreadable import Guarded
 
 #: Data sets of clip_benchmark with Chinese captions, and what they call simplified and traditional Chinese.
 LANGUAGES = {
@@ -22,6 +23,7 @@ LANGUAGES = {
 
 class ChineseCaptions:
     """A map-style data set of (image, captions) with its captions cleaned; all else is the data set it stands for.
+    An image that cannot be read is an error of one line with its name.
 
     raw: leave the captions as they are.
     """
@@ -30,7 +32,7 @@ class ChineseCaptions:
     official_scoring = True
 
     def __init__(self, dataset, raw: bool = False):
-        self._dataset = dataset
+        self._dataset = Guarded(dataset, type(dataset).__name__)
         self._raw = raw
 
     def __len__(self) -> int:

@@ -8,7 +8,8 @@ The release's own layout:
     coco-cn_{train,val,test}.txt                    the image ids of a split, as COCO_val2014_000000324313
     imageid.human-written-caption.txt               id#number, tab, caption: written by people. Published scores use it
     imageid.human-written-caption.bosonseg.txt      the same, segmented and tagged; read if the other is missing
-    imageid.manually-translated-caption.txt         5,000 translations for the test split: not used
+    imageid.manually-translated-caption.txt         5,000 translations for the test split: used only where neither of
+                                                    the others is there, with a note
     COCO_train2014_*.jpg, COCO_val2014_*.jpg        in train2014/ and val2014/, of 2017 as well, or in one folder
 
 Of "COCO-CN test" two forms circulate: 1,000 + 1,053 (Wukong, Chinese-CLIP and what follows them; see issue 175 of
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from zhclip_openclip.datasets import chinese_clip_lmdb, chinese_clip_tsv
 from zhclip_openclip.datasets._caption_file import CaptionLine, caption_lines, has_captions
-from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets._dataset_error import DatasetError, Incomplete
 from zhclip_openclip.datasets._layout import Loaded, ReadOptions, split_spellings
 from zhclip_openclip.datasets._picture_folder import find_pictures
 from zhclip_openclip.datasets._relations import TextRecord
@@ -36,6 +37,7 @@ DIRECTIONS = ("image_retrieval", "text_retrieval")
 LOOKS_FOR = "imageid.human-written-caption.txt with coco-cn_{split}.txt and MSCOCO's pictures (train2014/, val2014/)"
 
 _WRITTEN = ("imageid.human-written-caption.txt", "imageid.human-written-caption.bosonseg.txt")
+_TRANSLATED = ("imageid.manually-translated-caption.txt", "imageid.manually-translated-caption.bosonseg.txt")
 _PICTURES = ("", "images", "Images", "ImageData", "coco", "COCO", "mscoco", "MSCOCO", "coco2014", "coco2017")
 _PARTS = ("", "train2014", "val2014", "train2017", "val2017")
 
@@ -47,17 +49,19 @@ def load(folder: Path, split: str, options: ReadOptions) -> Loaded | None:
             listed = base / f"coco-cn_{spelling}.txt"
             if not listed.is_file():
                 continue
-            written = next((base / name for name in _WRITTEN if (base / name).is_file()), None)
-            if written and not has_captions(listed):
-                ids = [line.strip() for _, line, _ in text_lines(listed)]
-                captions = _of(caption_lines(written), set(ids))
-                if not captions:
-                    raise DatasetError(f"{written}: no caption for any image of {listed}; get both of one release")
-            elif has_captions(listed):
+            beside = next((base / name for name in (*_WRITTEN, *_TRANSLATED) if (base / name).is_file()), None)
+            if has_captions(listed):
                 captions, notes = _written_by_people(list(caption_lines(listed)), listed)
                 ids = list(dict.fromkeys(caption.image for caption in captions))
+            elif beside:
+                ids = [line.strip() for _, line, _ in text_lines(listed)]
+                captions = _of(caption_lines(beside), set(ids))
+                if not captions:
+                    raise DatasetError(f"{beside}: no caption for any image of {listed}; get both of one release")
+                if beside.name in _TRANSLATED:
+                    notes = [_translated(beside, "people")]
             else:
-                raise DatasetError(f"{listed}: {_WRITTEN[0]} is not beside it; unpack the whole release there")
+                raise Incomplete(f"{listed}: {_WRITTEN[0]} is not beside it; unpack the whole release there")
             images = find_pictures(
                 list(dict.fromkeys(ids)),
                 _picture_folders(folder, base, options),
@@ -80,8 +84,11 @@ def _written_by_people(captions: list[CaptionLine], path: Path) -> tuple[list[Ca
         return written, []
     kinds = {caption.kind for caption in captions}
     makers = "people" if kinds == {"zhm"} else "a machine" if kinds == {"zhb"} else "people and a machine"
-    note = f"{path.name} holds translations by {makers}, not the captions that published COCO-CN scores are taken on"
-    return captions, [note]
+    return captions, [_translated(path, makers)]
+
+
+def _translated(path: Path, makers: str) -> str:
+    return f"{path.name} holds translations by {makers}, not the captions that published COCO-CN scores are taken on"
 
 
 def _records(captions: Sequence[CaptionLine], options: ReadOptions) -> Iterator[TextRecord]:

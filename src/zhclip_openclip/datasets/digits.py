@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from zhclip_openclip.datasets._dataset_error import DatasetError
+
 #: Number of images of the train split, the first of the collection.
 TRAIN = 1437
 SPLITS = ("train", "test")
@@ -21,13 +23,15 @@ class Digits:
     """Map-style data set of (image, label) pairs; `transform` gets an RGB image of 8 x 8 pixels, white on black.
 
     classes: English class names, "0" to "9". targets: label of every image.
+
+    Raises DatasetError: no such split.
     """
 
     classes = [str(digit) for digit in range(10)]
 
     def __init__(self, split: str = "test", transform: Callable | None = None):
         if split not in SPLITS:
-            raise ValueError(f"digits has no split {split!r}; it has {' and '.join(SPLITS)}")
+            raise DatasetError(f"digits has no split {split!r}; it has {' and '.join(SPLITS)}")
         from sklearn.datasets import load_digits
 
         data = load_digits()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from zhclip_openclip._generated import put_between
 from zhclip_openclip.datasets import at_hand
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.prompts._files import packaged
@@ -92,14 +93,7 @@ def put_in(path: Path) -> bool:
 
     Raises DatasetError: it has no such marks.
     """
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise DatasetError(f"{path} has no {BEGIN} and {END}; the tables go between these marks")
-    before, rest = text.split(BEGIN)
-    new = f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.split(END)[1]}"
-    if new != text:
-        path.write_text(new, encoding="utf-8")
-    return new != text
+    return put_between(path, BEGIN, END, table(), DatasetError)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,18 @@ ELEVATER (Li et al. 2022, arXiv:2204.08790).
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from zhclip_openclip._errors import shorten
+from zhclip_openclip._errors import ZhclipError, printable, shorten
+from zhclip_openclip._reading import read_json, reading
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped, decode_image
+from zhclip_openclip.datasets._text_lines import decode
 from zhclip_openclip.prompts import _files, for_classes, own_names, registry, templates
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts.languages import SIMPLIFIED, TRADITIONAL, normalise, write
@@ -29,7 +31,11 @@ from zhclip_openclip.prompts.templates import Templates
 
 #: What torchvision's ImageFolder, and so Chinese-CLIP, takes for images.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+#: And what else may be a picture: left out as it is by these, and counted in a note.
+_NOT_READ = (".gif", ".jfif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg", ".tga", ".ico")
 LABELS = {"zh": "label_cn.txt", "en": "label.txt"}
+#: Bytes of a file of class names; that of ImageNet has 30 thousand.
+_LONGEST_LABELS = 16 * 2**20
 
 
 class Elevater:
@@ -37,7 +43,9 @@ class Elevater:
 
     classes, templates, template_set, classname_source, prompts_version: as `prompts.localise` sets them. targets: label
     of every image. order: the places of the images in a submission to ELEVATER (`index.json`), or None. skipped: what
-    could not be read and was left out, with `skip_bad_images`.
+    could not be read and was left out, with `skip_bad_images`. notes: what a reader of the numbers should know.
+
+    Images come in RGB, as ImageFolder and so Chinese-CLIP reads them here; `transform` gets them like that.
     """
 
     def __init__(self, name: str, samples: list[tuple[str, int]], transform: Callable | None):
@@ -47,6 +55,7 @@ class Elevater:
         self.transform = transform
         self.skipped: list[Skipped] = []
         self.order: list[int] | None = None
+        self.notes: list[str] = []
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -83,6 +92,11 @@ def build(
     Raises DatasetError: files or folders that are missing or do not fit each other; an unreadable image.
         PromptError: a template set that is not there; class names that are broken or do not fit.
     """
+    with reading(root, DatasetError):
+        return _build(name, root, transform, split, skip_bad_images, language, template_file, classname_file)
+
+
+def _build(name, root, transform, split, skip_bad_images, language, template_file, classname_file) -> Elevater:
     name = name.removeprefix(registry.ELEVATER)
     dataset = registry.find(registry.ELEVATER + name) or registry.find(name)
     folder = _find(name, dataset, Path(root).expanduser())
@@ -91,16 +105,25 @@ def build(
     if not english and normal not in (SIMPLIFIED, TRADITIONAL):
         raise DatasetError(f"elevater/{name} has labels in zh and en, not in {language}; use --language zh")
     chosen = _templates(name, dataset, template_file, None if english else normal)
-    names, source = _names(folder, LABELS["en" if english else "zh"])
+    labels = LABELS["en" if english else "zh"]
+    if split != "test" and not (folder / labels).is_file():
+        # clip_benchmark builds the train split of a linear probe without a language; nothing is made of its names.
+        labels = next(file for file in LABELS.values() if (folder / file).is_file())
+    names, source = _names(folder, labels)
     in_english = _names(folder, LABELS["en"])[0] if (folder / LABELS["en"]).is_file() else None
     original = in_english if in_english and len(in_english) == len(names) else names
     if classname_file:
         names, source = own_names(classname_file, registry.ELEVATER + name, original)
     else:
         names = write(names, normal)
-    result = Elevater(name, _samples(folder / split, len(names)), transform)
+    samples, notes = _samples(folder / split, len(names))
+    result = Elevater(name, samples, transform)
+    result.notes = notes
     if split == "test":
-        result.order = _order(folder / "index.json", len(result.samples))
+        try:
+            result.order = _order(folder / "index.json", len(result.samples))
+        except ZhclipError as error:  # it is of use for a submission alone
+            result.notes.append(f"left alone, as only a submission to ELEVATER needs it: {error}")
     if skip_bad_images:
         _leave_out_unreadable(result)
     result.classes, result.classname_source, result.english_classes = names, str(source), in_english
@@ -141,55 +164,63 @@ def _find(name: str, dataset, root: Path) -> Path:
 
 def _names(folder: Path, file: str) -> tuple[list[str], Path]:
     path = folder / file
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing; it has the class names, one a line") from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    names = [line.strip() for line in lines]
+    if not path.exists():
+        raise DatasetError(f"{path} is missing; it has the class names, one a line")
+    with reading(path, DatasetError, "write the class names in it, one a line"):
+        size = path.stat().st_size
+        if size > _LONGEST_LABELS:
+            raise DatasetError(f"{path} has {size:,} bytes: it is no list of class names; fetch it again")
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DatasetError(f"{path} is not UTF-8 but UTF-16; save it as UTF-8")
+    names = [line.strip() for line in decode(raw, str(path), path).splitlines()]
     while names and not names[-1]:
         names.pop()
     empty = [number for number, name in enumerate(names, 1) if not name]
     if empty or not names:
         raise DatasetError(f"{path}, line {empty[0] if empty else 1}: there is no class name; each line is one class")
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:  # the published labels are kept letter by letter, also where nothing can tell two classes apart
         warnings.warn(f"{path} has the class name {shorten(twice)} more than once", stacklevel=3)
     return names, path
 
 
-def _samples(folder: Path, classes: int) -> list[tuple[str, int]]:
-    """(path, label) of each image: folders by name, then paths by name."""
+def _samples(folder: Path, classes: int) -> tuple[list[tuple[str, int]], list[str]]:
+    """(path, label) of each image: folders by name, then paths by name; and notes on what is left out."""
     if not folder.is_dir():
         beside = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
         raise DatasetError(f"{folder} is missing; --split is one of {', '.join(beside) or 'none, the folder is empty'}")
-    samples = []
+    samples: list[tuple[str, int]] = []
+    others: Counter[str] = Counter()
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         if not (path.name.isascii() and path.name.isdigit()):
             raise DatasetError(f"{path}: a folder of images is called by the number of its class, 000, 001, ...")
-        label = int(path.name)
-        if label >= classes:
+        label = int(path.name[-9:])
+        if label >= classes or path.name[:-9].strip("0"):
+            number = path.name.lstrip("0")[:20]
             raise DatasetError(
-                f"{path}: there is no class {label}, the labels end at {classes - 1}; look at label_cn.txt"
+                f"{path}: there is no class {number}, the labels end at {classes - 1}; look at label_cn.txt"
             )
         files = (Path(place, file) for place, _, found in os.walk(path) for file in found)
-        samples += [(str(file), label) for file in sorted(files) if file.suffix.lower() in EXTENSIONS]
+        for file in sorted(files):
+            suffix = file.suffix.lower()
+            if suffix in EXTENSIONS:
+                samples.append((str(file), label))
+            elif suffix in _NOT_READ:
+                others[suffix] += 1
+    kinds = ", ".join(sorted(others))
     if not samples:
-        raise DatasetError(f"{folder} has no images in folders 000, 001, ...; unpack the zip there")
-    return samples
+        there = f" ({others.total()} of kinds that are not read: {kinds}; convert them)" if others else ""
+        raise DatasetError(f"{folder} has no images in folders 000, 001, ...{there}; unpack the zip there")
+    note = f"{others.total()} files of other kinds ({kinds}) in {folder} are not read; convert them to count them"
+    return samples, [printable(note)] if others else []
 
 
 def _order(path: Path, images: int) -> list[int] | None:
     if not path.is_file():
         return None
-    try:
-        order = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{path}, line {error.lineno}, column {error.colno}: {error.msg}; it is no JSON, download it again"
-        ) from None
-    if not isinstance(order, list) or not all(type(place) is int for place in order):
+    order = read_json(path, DatasetError, list)
+    if not all(type(place) is int for place in order):
         raise DatasetError(f"{path} is no list of whole numbers; download it again")
     outside = [place for place in order if not 0 <= place < images]
     if outside:
@@ -208,7 +239,7 @@ def _leave_out_unreadable(dataset: Elevater) -> None:
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
         reasons = list(pool.map(why_not, dataset.samples))
     dataset.skipped = [
-        Skipped(_key(path), path, reason)
+        Skipped(_key(path), path, reason).printable()
         for (path, _), reason in zip(dataset.samples, reasons, strict=True)
         if reason is not None
     ]
@@ -230,8 +261,6 @@ def _key(path: str) -> str:
 
 
 def _read(path: str, draft: bool = False):
-    try:
+    with reading(path, DatasetError, "fetch the file again, or use --skip-bad-images"):
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}; fetch the file again, or use --skip-bad-images") from None
     return decode_image(data, _key(path), path, draft)

@@ -8,8 +8,8 @@ Caption files that circulate for it, segmented into words or not, with part-of-s
     flickr30k_cn_test.txt, test/flickr30k_cn_test.txt (Flickr30K-CNA), flickr30k_test_zh.txt (CLIP_benchmark)
     flickr30kzhmbosontest/TextData/seg.flickr30kzhmbosontest.caption.txt (the original release)
 
-The pictures lie as <id>.jpg beside them or in a folder (flickr30k-images, Images, ...). Captions come out clean (see
-`captions.py`); as people use the raw ones by mistake, they are an option.
+The pictures lie as <id>.jpg, or as the captions name them, beside these or in a folder (flickr30k-images, Images, ...).
+Captions come out clean (see `captions.py`); as people use the raw ones by mistake, they are an option.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ def load(folder: Path, split: str, options: ReadOptions) -> Loaded | None:
             path = folder / pattern.format(split=spelling)
             if path.is_file():
                 captions = list(caption_lines(path))
+                named = {caption.image: caption.file for caption in captions}
                 bases = [options.image_folder] if options.image_folder else [folder, path.parent, folder.parent]
                 images = find_pictures(
                     list(dict.fromkeys(caption.image for caption in captions)),
                     [base / name for base in bases for name in _PICTURES],
-                    lambda image_id: [f"{image_id}.jpg"],
+                    lambda image_id, named=named: list(dict.fromkeys([named[image_id], f"{image_id}.jpg"])),
                     options.skip,
                     "put Flickr30K's flickr30k-images/ beside the captions, or name it as image_folder",
                 )

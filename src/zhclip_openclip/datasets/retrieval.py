@@ -10,8 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from zhclip_openclip._errors import shorten
+from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets import coco_cn, digits_retrieval, flickr30k_cn, muge
-from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets._dataset_error import DatasetError, Incomplete
 from zhclip_openclip.datasets._layout import Loaded, ReadOptions, candidate_folders, plain_name
 from zhclip_openclip.datasets._relations import resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
@@ -46,7 +47,7 @@ def build_retrieval_dataset(
     Args:
         name: muge, flickr30k-cn, coco-cn or digits-retrieval (or with underscores).
         root: the folder, or the one above it; of no matter to digits-retrieval.
-        transform: applied to each RGB picture.
+        transform: applied to each picture as it was opened; see `RetrievalDataset`.
         split: by default the one that published numbers are on: valid of muge, test of the others.
         skip_bad_images: leave out pictures that are missing, do not decode or are badly encoded, and what hangs on
             them; they are in `.skipped`. Decodes every picture once before returning.
@@ -59,17 +60,18 @@ def build_retrieval_dataset(
     module = _module(name)
     split = split or module.DEFAULT_SPLIT
     options = ReadOptions(raw_captions, Path(image_folder) if image_folder is not None else None, skip_bad_images)
-    loaded = _load(module, Path(root), split, options)
-    return RetrievalDataset(
-        module.NAME,
-        split,
-        resolve(loaded.images, loaded.records, skip_bad_images),
-        directions=module.DIRECTIONS,
-        transform=transform,
-        layout=loaded.layout,
-        notes=loaded.notes,
-        skip_bad_images=skip_bad_images,
-    )
+    with reading(root, DatasetError):
+        loaded = _load(module, Path(root), split, options)
+        return RetrievalDataset(
+            module.NAME,
+            split,
+            resolve(loaded.images, loaded.records, skip_bad_images),
+            directions=module.DIRECTIONS,
+            transform=transform,
+            layout=loaded.layout,
+            notes=loaded.notes,
+            skip_bad_images=skip_bad_images,
+        )
 
 
 def _module(name: str) -> ModuleType:
@@ -86,12 +88,19 @@ def _load(module: ModuleType, root: Path, split: str, options: ReadOptions) -> L
         raise DatasetError(f"{root}: no such folder; give the one that holds {module.FOLDERS[0]} as --dataset_root")
     layouts = [*module.LAYOUTS, *([module] if hasattr(module, "load") else [])]
     tried: list[Path] = []
+    incomplete: list[Incomplete] = []
     for folder in candidate_folders(root, (module.NAME, *module.FOLDERS)):
         tried.append(folder)
         for layout in layouts:
-            loaded = layout.load(folder, split, options)
+            try:
+                loaded = layout.load(folder, split, options)
+            except Incomplete as error:
+                incomplete.append(error)
+                continue
             if loaded is not None:
                 return loaded
+    if incomplete:
+        raise incomplete[0]
     wanted = "; ".join(f"({n}) {layout.LOOKS_FOR.format(split=split)}" for n, layout in enumerate(layouts, start=1))
     others = sorted({entry.name for folder in tried for entry in folder.iterdir()})
     raise DatasetError(

@@ -15,6 +15,7 @@ from zhclip_openclip._errors import shorten
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.datasets._left_out import LeftOut, Listed
+from zhclip_openclip.datasets._shards import COUNT, shard_paths
 from zhclip_openclip.prompts import checks
 from zhclip_openclip.prompts._errors import PromptError
 
@@ -41,7 +42,7 @@ class Rules:
             raise DatasetError(
                 f"{where}: image {key} does not decode ({reason}); fetch the file again, or use --skip-bad-images"
             )
-        self.left_out.add(Skipped(key, where, reason))
+        self.left_out.add(Skipped(key, where, reason).printable())
 
     def label(self, label, key: str, where: str) -> None:
         """Raise PromptError if the label has no class."""
@@ -90,20 +91,7 @@ def check_shards(name: str, root: str | os.PathLike[str], split: str = "test") -
         beside = sorted(path.parent.name for path in Path(root).glob("*/nshards.txt"))
         there = f"; --split is one of {shorten(beside)}" if beside else "; --dataset_root is the folder above it"
         raise DatasetError(f"{folder} is missing, which should have the shards of {name}{there}")
-    counted = folder / "nshards.txt"
-    try:
-        shards = int(counted.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{counted} is missing, which says how many shards there are; copy it too") from None
-    except ValueError:
-        raise DatasetError(f"{counted} has no number of shards in it; copy it again") from None
-    if shards < 1:
-        raise PromptError(f"{name}, split {split} is empty: {counted} counts no shards; look at --split")
-    missing = [shard for shard in range(shards) if not (folder / f"{shard}.tar").is_file()]
-    if missing:
-        raise DatasetError(
-            f"{folder / f'{missing[0]}.tar'} is missing, one of {len(missing)}, though nshards.txt counts {shards} "
-            "shards; copy the data set again"
-        )
+    if not shard_paths(folder):
+        raise PromptError(f"{name}, split {split} is empty: {folder / COUNT} counts no shards; look at --split")
     if not (Path(root) / "classnames.txt").is_file():
         raise DatasetError(f"{Path(root) / 'classnames.txt'} is missing, which has the class names, one a line")

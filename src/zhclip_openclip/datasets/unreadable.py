@@ -5,17 +5,20 @@ Here for data sets that give samples by number; `streams.py` does the same for s
 
 from __future__ import annotations
 
+import copy
 import re
 import struct
+import traceback
 import zlib
 from pathlib import Path
 
+from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.prompts import checks
 
-#: What Pillow raises on broken files of one format or another; `Image.UnidentifiedImageError` is an OSError.
-_BROKEN = (OSError, SyntaxError, EOFError, struct.error, zlib.error)
+#: What decoders raise on broken files; `Image.UnidentifiedImageError` is an OSError.
+_BROKEN = (OSError, SyntaxError, EOFError, struct.error, zlib.error, ValueError, RuntimeError)
 
 
 class Guarded:
@@ -42,7 +45,9 @@ class Guarded:
             reasons = _scan(dataset, workers)
             self._kept = [index for index, reason in enumerate(reasons) if not reason]
             self.skipped = [
-                Skipped(self._key(index), self._where(index), reason) for index, reason in enumerate(reasons) if reason
+                Skipped(self._key(index), self._where(index), reason).printable()
+                for index, reason in enumerate(reasons)
+                if reason
             ]
             if reasons and not self._kept:
                 raise DatasetError(f"{name}: none of {len(reasons)} images can be read: {reasons[0]}")
@@ -54,7 +59,9 @@ class Guarded:
         index = index if self._kept is None else self._kept[index]
         try:
             sample = self._dataset[index]
-        except _BROKEN as error:
+        except Exception as error:
+            if not _of_a_decoder(error) or not why_not(_bare(self._dataset), index):
+                raise  # a mistake in a program, or in the transform of a good image
             raise DatasetError(
                 f"{self._where(index)}: image {self._key(index)} does not decode ({reason(error)}); fetch the file "
                 "again, or use --skip-bad-images"
@@ -97,6 +104,37 @@ def reason(error: BaseException) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())) or type(error).__name__
 
 
+def why_not(dataset, index: int) -> str:
+    """Why a sample cannot be read, in one line; nothing where it can."""
+    try:
+        dataset[index]
+    except Exception as error:
+        if not _of_a_decoder(error):
+            raise
+        return reason(error)
+    return ""
+
+
+def _of_a_decoder(error: Exception) -> bool:
+    """Whether an exception says that an image is broken: what decoders raise, and anything at all from inside Pillow,
+    whose plugins have no error of their own."""
+    if isinstance(error, (ZhclipError, MemoryError)):
+        return False
+    if isinstance(error, _BROKEN):
+        return True
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").partition(".")[0] == "PIL" for frame, _ in frames)
+
+
+def _bare(dataset):
+    """A copy that gives images as they are stored: to read them is enough, and preparing them takes longer."""
+    result = copy.copy(dataset)
+    for name in ("transform", "transforms"):
+        if hasattr(dataset, name):
+            setattr(result, name, None)
+    return result
+
+
 class _Probe:
     """Why a sample cannot be read, or nothing."""
 
@@ -107,22 +145,11 @@ class _Probe:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> str:
-        try:
-            self._dataset[index]
-        except _BROKEN as error:
-            return reason(error)
-        return ""
+        return why_not(self._dataset, index)
 
 
 def _scan(dataset, workers: int) -> list[str]:
     from torch.utils.data import DataLoader
 
-    kept = {name: getattr(dataset, name) for name in ("transform", "transforms") if hasattr(dataset, name)}
-    try:
-        for name in kept:  # to read them is enough; preparing them for a model would take longer than that
-            setattr(dataset, name, None)
-        loader = DataLoader(_Probe(dataset), batch_size=64, num_workers=workers, collate_fn=list)
-        return [reason for batch in loader for reason in batch]
-    finally:
-        for name, value in kept.items():
-            setattr(dataset, name, value)
+    loader = DataLoader(_Probe(_bare(dataset)), batch_size=64, num_workers=workers, collate_fn=list)
+    return [reason for batch in loader for reason in batch]

@@ -7,8 +7,8 @@ A URL is fetched into a cache folder first.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import os
 import shutil
 import urllib.error
@@ -17,12 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zhclip_openclip._errors import shorten
 from zhclip_openclip._files import whole_file
+from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets._pairs_file import PAIRS, read_pairs
 from zhclip_openclip.datasets._relations import TextRecord, resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
+from zhclip_openclip.datasets._shards import COUNT, count_shards, shard_paths, small_text
 from zhclip_openclip.datasets._tar_images import TarImages
-from zhclip_openclip.datasets.wds_export import PAIRS
 
 
 def open_wds(
@@ -38,7 +41,8 @@ def open_wds(
     Args:
         root: the folder that holds dataset_type.txt and {split}/, or its URL (http, https; a Hugging Face dataset as
             https://huggingface.co/datasets/USER/REPOSITORY/tree/BRANCH, as CLIP_benchmark writes it).
-        transform: applied to each RGB picture.
+        transform: applied to each picture: as it was opened if there is a sidecar, so that the result is that of the
+            source; in RGB otherwise, as CLIP_benchmark has it. See `RetrievalDataset`.
         split: sub-folder with the shards.
         skip_bad_images: leave out pictures that do not decode; see `build_retrieval_dataset`.
         cache_dir: where a URL's files are kept; by default in the user's cache folder.
@@ -49,36 +53,34 @@ def open_wds(
             sidecar; a member whose path climbs out of its folder.
     """
     where = str(root)
-    folder = _fetch(where, split, cache_dir) if "://" in where else Path(root)
-    shards = _shards(folder, split)
-    images = TarImages(shards)
-    sidecar = folder / split / PAIRS
-    if not sidecar.is_file():
-        return _plain(images, folder, split, name, transform, skip_bad_images)
-    try:
-        pairs = json.loads(sidecar.read_text("utf-8"))
-        keys, entries, sizes = pairs["images"], pairs["texts"], pairs["sizes"]
-        records = [
-            TextRecord(entry["id"], entry["text"], [keys[image] for image in entry["images"]], f"{sidecar}[{number}]")
-            for number, entry in enumerate(entries)
-        ]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DatasetError(f"{sidecar}: damaged ({error!r}); export again") from None
-    if len(keys) != len(images):
-        raise DatasetError(f"{sidecar}: names {len(keys)} images, the shards hold {len(images)}; export again")
-    if list(sizes) != [images.size(index) for index in range(len(images))]:
-        raise DatasetError(f"{folder / split}: the shards do not belong to {PAIRS} (other picture sizes); export again")
-    images.ids = list(keys)
-    return RetrievalDataset(
-        pairs["dataset"],
-        pairs["split"],
-        resolve(images, records, skip_bad_images),
-        directions=pairs["directions"],
-        transform=transform,
-        layout="WebDataset with exact pairs",
-        notes=pairs.get("notes", ()),
-        skip_bad_images=skip_bad_images,
-    )
+    with reading(where, DatasetError):
+        folder = _fetch(where, split, cache_dir) if "://" in where else Path(root)
+        images = TarImages(_shards(folder, split))
+        if not images.ids:
+            raise DatasetError(f"{folder / split}: there is no picture in its shards; export it again")
+        sidecar = folder / split / PAIRS
+        if not sidecar.is_file():
+            return _plain(images, folder, split, name, transform, skip_bad_images)
+        pairs = read_pairs(sidecar)
+        if len(pairs.images) != len(images):
+            raise DatasetError(
+                f"{sidecar}: names {len(pairs.images)} images, the shards hold {len(images)}; export again"
+            )
+        if pairs.sizes != [images.size(index) for index in range(len(images))]:
+            raise DatasetError(
+                f"{folder / split}: the shards do not belong to {PAIRS} (other picture sizes); export again"
+            )
+        images.ids = pairs.images
+        return RetrievalDataset(
+            pairs.dataset,
+            pairs.split,
+            resolve(images, pairs.records, skip_bad_images),
+            directions=pairs.directions,
+            transform=transform,
+            layout="WebDataset with exact pairs",
+            notes=pairs.notes,
+            skip_bad_images=skip_bad_images,
+        )
 
 
 def _plain(
@@ -96,7 +98,9 @@ def _plain(
         directions=("image_retrieval", "text_retrieval"),
         transform=transform,
         layout="WebDataset",
+        notes=[f"{images.others} files of the shards are neither pictures nor captions"] if images.others else (),
         skip_bad_images=skip,
+        in_rgb=True,  # as CLIP_benchmark's own reader gives them
     )
 
 
@@ -104,20 +108,21 @@ def _shards(folder: Path, split: str) -> list[Path]:
     base = folder / split
     kind = folder / "dataset_type.txt"
     if not base.is_dir():
-        raise DatasetError(f"{folder}: no folder {split}/ with shards; give the folder above it as --dataset_root")
-    try:
-        count = int((base / "nshards.txt").read_text("utf-8"))
-    except (OSError, ValueError):
+        beside = sorted(path.parent.name for path in folder.glob(f"*/{COUNT}"))
+        there = (
+            f"there is {shorten(beside)}: use it as --split" if beside else "give the folder above it as --dataset_root"
+        )
+        raise DatasetError(f"{folder}: no folder {split}/ with shards; {there}")
+    if not (base / COUNT).is_file():
         raise DatasetError(
-            f"{base}: no nshards.txt, so the export is not complete; run zhclip dataset export again, it goes on"
-        ) from None
-    if not kind.is_file() or kind.read_text("utf-8").strip().lower() != "retrieval":
+            f"{base}: no nshards.txt, so the export is not complete; run zhclip dataset export again, it goes on; or "
+            "write the number of shards in it"
+        )
+    if not kind.is_file():
+        raise DatasetError(f"{kind} is missing, which says what the shards hold; write the word retrieval in it")
+    if small_text(kind).lower() != "retrieval":
         raise DatasetError(f"{kind}: does not say 'retrieval'; this is no retrieval set")
-    shards = [base / f"{number}.tar" for number in range(count)]
-    for shard in shards:
-        if not shard.is_file():
-            raise DatasetError(f"{shard}: missing, though nshards.txt says {count}; copy or export it again")
-    return shards
+    return shard_paths(base)
 
 
 def _fetch(url: str, split: str, cache_dir: str | os.PathLike[str] | None) -> Path:
@@ -133,11 +138,7 @@ def _fetch(url: str, split: str, cache_dir: str | os.PathLike[str] | None) -> Pa
     _download(f"{base}/{split}/nshards.txt", folder / split / "nshards.txt", always=True)
     if not _download(f"{base}/{split}/{PAIRS}", folder / split / PAIRS, always=True, optional=True):
         (folder / split / PAIRS).unlink(missing_ok=True)
-    try:
-        count = int((folder / split / "nshards.txt").read_text("utf-8"))
-    except ValueError:
-        raise DatasetError(f"{base}/{split}/nshards.txt: not a number; check the address") from None
-    for shard in range(count):
+    for shard in range(count_shards(folder / split)):  # a number that is too large ends at the first that is not there
         _download(f"{base}/{split}/{shard}.tar", folder / split / f"{shard}.tar")
     return folder
 
@@ -158,5 +159,9 @@ def _download(url: str, path: Path, always: bool = False, optional: bool = False
         if optional and error.code == 404:
             return False
         raise DatasetError(f"{url}: {error.code} {error.reason}; check the address") from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+    except DatasetError:
+        raise
+    except Exception as error:  # of a server that answers anything at all
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise DatasetError(f"{path}: {error.strerror}; make room, or name another --wds_cache_dir") from None
         raise DatasetError(f"{url}: {getattr(error, 'reason', error)}; check the address and the network") from None

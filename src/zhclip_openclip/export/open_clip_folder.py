@@ -7,15 +7,18 @@ this package; for the others the folder names, where stock open_clip looks for a
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zhclip_openclip._errors import CheckpointError
-from zhclip_openclip._files import umask
+from zhclip_openclip._errors import shorten
 from zhclip_openclip.checkpoints import _beside, _own
+from zhclip_openclip.export import _check
+from zhclip_openclip.export._check import Bounds, Difference
+from zhclip_openclip.export._export_error import ExportError
+from zhclip_openclip.export._folder import new_folder
+from zhclip_openclip.export._options import Options
+from zhclip_openclip.export._source import Source
 from zhclip_openclip.families import Model
 from zhclip_openclip.towers import text_configs
 
@@ -64,28 +67,42 @@ def config(model: Model, preprocess: dict, source: str, context_length: int | No
 def write(module: torch.nn.Module, tokenizer, model: Model, source: str, output: Path) -> Path:
     """Write a loaded model and its tokenizer into the new folder `output`, which appears when it is complete.
 
-    Raises CheckpointError: the folder exists and is not empty.
+    Raises ExportError: the folder exists and is not empty.
     """
+    with new_folder(output) as folder:
+        _fill(folder, module, tokenizer, model, source)
+    return Path(output)
+
+
+def fill(source: Source, folder: Path, options: Options) -> None:
+    """Fill the empty `folder`."""
+    _fill(folder, source.module, source.tokenizer, source.model, source.given)
+
+
+def _fill(folder: Path, module: torch.nn.Module, tokenizer, model: Model, source: str) -> None:
     from safetensors.torch import save_file
 
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output} exists and is not an empty folder: name another one")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-        # One entry only: safetensors writes several in any order, and the same model is to give the same bytes.
-        save_file(state, temporary / WEIGHTS, metadata={_beside.OWN: _own.description(module)})
-        length = getattr(module, "zhclip_context_length", None)
-        content = config(model, dict(module.visual.preprocess_cfg), source, length)
-        (temporary / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        tokenizer.tokenizer.save_pretrained(temporary)
-        temporary.chmod(0o777 & ~umask())
-        if output.exists():
-            output.rmdir()
-        temporary.rename(output)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return output
+    state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    # One entry only: safetensors writes several in any order, and the same model is to give the same bytes.
+    save_file(state, folder / WEIGHTS, metadata={_beside.OWN: _own.description(module)})
+    length = getattr(module, "zhclip_context_length", None)
+    content = config(model, dict(module.visual.preprocess_cfg), source, length)
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    tokenizer.tokenizer.save_pretrained(folder)
+
+
+def check(source: Source, folder: Path, options: Options) -> list[Difference]:
+    """Load the folder with open_clip and compare. Raises ExportError: it is not the same model, bit for bit."""
+    import open_clip
+    import torch
+
+    module, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    written = Source(module.eval(), tokenizer, transform, source.family, source.model, str(folder))
+    ours, theirs = source.module.state_dict(), module.state_dict()
+    unlike = [key for key in ours if key not in theirs or not torch.equal(ours[key], theirs[key])]
+    unlike += [key for key in theirs if key not in ours]
+    if unlike:
+        raise ExportError(f"what was written is not the same model: {shorten(unlike)} differ: our bug")
+    found = [Difference(f"open_clip, {len(ours)} weights, bit for bit", 0.0, 0.0)]
+    return found + _check.compare(source, written, Bounds(0.0, 0.0, 0.0), "open_clip")

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from importlib.metadata import entry_points
 
+from zhclip_openclip import autoload
 from zhclip_openclip.families._family import Family, Layout, Model, Tag
 
 __all__ = ["Family", "Layout", "Model", "Tag", "all_families", "all_names", "find"]
@@ -14,9 +14,10 @@ __all__ = ["Family", "Layout", "Model", "Tag", "all_families", "all_names", "fin
 
 @functools.cache
 def all_families() -> dict[str, Family]:
-    """Every installed family by name. One that cannot be loaded is left out with a warning that says why."""
+    """Every installed family by name. Those that cannot be loaded are left out; one warning says which, and why."""
     families: dict[str, Family] = {}
     taken: dict[str, str] = {}
+    left_out: list[str] = []
     for point in sorted(entry_points(group="zhclip_openclip.families"), key=lambda point: point.name):
         try:
             family = point.load()
@@ -24,11 +25,16 @@ def all_families() -> dict[str, Family]:
                 raise TypeError(f"{point.value} is a {type(family).__name__}, not a Family")
             names = [model.name for model in family.models] + list(family.aliases)
             for name in names:
-                if taken.setdefault(name, point.value) != point.value:
+                if name in taken:
                     raise ValueError(f"the model name {name!r} is taken by {taken[name]}")
+            taken.update(dict.fromkeys(names, point.value))
             families[family.name] = family
-        except Exception as error:
-            warnings.warn(f"the model family {point.name!r} is left out ({type(error).__name__}: {error})")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also SystemExit: a family of somebody else's ends nobody's program
+            left_out.append(f"the model family {point.name!r} is left out ({type(error).__name__}: {error})")
+    if left_out:
+        autoload.tell(f"zhclip-openclip: {'; '.join(left_out)}")
     return families
 
 

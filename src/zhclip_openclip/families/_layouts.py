@@ -87,3 +87,27 @@ OPEN_CLIP_IMAGE_TOWER = Layout(
 )
 
 IMAGE_TOWERS = (CLIP_IMAGE_TOWER, OPEN_CLIP_IMAGE_TOWER)
+
+
+def with_image_tower(text: Layout) -> Layout:
+    """The layout of one file that holds a text tower in layout `text` and its image tower as transformers writes it,
+    for families that publish the two apart. `text` itself has to exclude such files."""
+    image = CLIP_IMAGE_TOWER
+    return Layout(
+        name=f"{text.name} and {image.name}",
+        telltale=(*text.telltale, *image.telltale),
+        never=image.never,
+        drop=(*text.drop, *image.drop),
+        rename=(*text.rename, *image.rename),
+        transpose=(*text.transpose, *image.transpose),
+        constants={**text.constants, **image.constants},
+    )
+
+
+#: What open_clip and its training script write: the names are the model's own.
+OPEN_CLIP = Layout(
+    name="open_clip",
+    telltale=(r"^visual\.", r"^text\.transformer\."),
+    rename=(),
+    drop=(r"^text\.transformer\.embeddings\.(position_ids|token_type_ids)$",),
+)

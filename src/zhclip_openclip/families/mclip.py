@@ -7,10 +7,19 @@ tower is the mean over the attention mask and a linear layer with bias. The imag
 from __future__ import annotations
 
 from zhclip_openclip.families._family import Family, Layout, Model, Tag
-from zhclip_openclip.families._layouts import BUFFERS, IMAGE_TOWERS, bert
+from zhclip_openclip.families._layouts import BUFFERS, IMAGE_TOWERS, bert, with_image_tower
 
 _LICENCE = "not stated by its source (its code: MIT)"
 _OPENAI_L_14 = "openai/clip-vit-large-patch14"
+
+_TEXT = Layout(
+    name="Multilingual-CLIP's own",
+    part="text",
+    telltale=(r"^transformer\.embeddings\.", r"^LinearTransformation\.weight$"),
+    never=(r"^vision_model\.",),
+    drop=(*BUFFERS, r"^transformer\.pooler\."),
+    rename=(*bert("transformer"), (r"^LinearTransformation\.", "text.proj.")),
+)
 
 FAMILY = Family(
     name="mclip",
@@ -52,15 +61,6 @@ FAMILY = Family(
         ),
     ),
     aliases={"mclip": "mclip-vit-l-14"},
-    layouts=(
-        Layout(
-            name="Multilingual-CLIP's own",
-            part="text",
-            telltale=(r"^transformer\.embeddings\.", r"^LinearTransformation\.weight$"),
-            drop=(*BUFFERS, r"^transformer\.pooler\."),
-            rename=(*bert("transformer"), (r"^LinearTransformation\.", "text.proj.")),
-        ),
-        *IMAGE_TOWERS,
-    ),
+    layouts=(_TEXT, with_image_tower(_TEXT), *IMAGE_TOWERS),
     tokenizer="XLMRobertaTokenizerFast",
 )

@@ -7,7 +7,16 @@ sequence classifier: tanh pooler and a classifier with bias. The image tower is 
 from __future__ import annotations
 
 from zhclip_openclip.families._family import Family, Layout, Model, Tag
-from zhclip_openclip.families._layouts import BUFFERS, IMAGE_TOWERS, bert
+from zhclip_openclip.families._layouts import BUFFERS, IMAGE_TOWERS, bert, with_image_tower
+
+_TEXT = Layout(
+    name="BERT sequence classifier",
+    part="text",
+    telltale=(r"^bert\.embeddings\.", r"^bert\.pooler\.", r"^classifier\.weight$"),
+    never=(r"^visual\.", r"^vision_model\."),
+    drop=BUFFERS,
+    rename=(*bert("bert"), (r"^classifier\.", "text.proj.")),
+)
 
 FAMILY = Family(
     name="taiyiclip",
@@ -42,17 +51,7 @@ FAMILY = Family(
     ),
     aliases={"taiyiclip": "taiyiclip-vit-l-14"},
     image_processor="transformers",
-    layouts=(
-        Layout(
-            name="BERT sequence classifier",
-            part="text",
-            telltale=(r"^bert\.embeddings\.", r"^bert\.pooler\.", r"^classifier\.weight$"),
-            never=(r"^visual\.", r"^vision_model\."),
-            drop=BUFFERS,
-            rename=(*bert("bert"), (r"^classifier\.", "text.proj.")),
-        ),
-        *IMAGE_TOWERS,
-    ),
+    layouts=(_TEXT, with_image_tower(_TEXT), *IMAGE_TOWERS),
     tokenizer_repos=("hfl/chinese-roberta-wwm-ext",),
     tokenizer_package=("cn_clip", "clip/vocab.txt"),
 )

@@ -2,7 +2,8 @@
 
 Work is shared in contiguous parts, so one process can wait for hours for a slower one, and nothing is wrong; another
 one can be dead, and waiting is in vain. A time limit cannot tell these two apart. So each process says every second
-that it is alive, in the key-value store that PyTorch's processes meet at, and one that fails says so there.
+that it is alive, in the key-value store that PyTorch's processes meet at, and one that fails says so there. The store
+itself can stop to answer, with the process that holds it: see `_deadline.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
+
+from zhclip_openclip.features._deadline import Deadline, end_process
 
 #: Seconds between two signs of life.
 INTERVAL = 1.0
@@ -31,18 +33,20 @@ class Lost(Exception):
 
 
 class RollCall:
-    """store: of `torch.distributed`. patience: seconds of silence after which a process counts as dead.
+    """store: of `torch.distributed`. patience: seconds of silence after which a process counts as dead, and so does the
+    store. deadline: runs already. stall: seconds of a meeting in which all that are alive do nothing.
 
     lost: why this evaluation cannot go on, once it is known. done, at_pass: what this process has done in which pass.
     """
 
-    def __init__(self, store, rank: int, size: int, patience: float):
+    def __init__(self, store, rank: int, size: int, patience: float, deadline: Deadline, stall: float):
         self._store, self.rank, self.size, self._patience = store, rank, size, patience
+        self._deadline, self._stall = deadline, stall
         self._cell, self._meeting, self._over = 0, 0, 0
         self.lost: str | None = None
         self.done = self.at_pass = 0
         self._signs: list[bytes] = []
-        self._stopped, self._known = threading.Event(), threading.Event()
+        self._stopped, self._known, self._left = threading.Event(), threading.Event(), threading.Event()
         self._interrupts = True
         self._thread = threading.Thread(target=self._watch, name="zhclip-roll-call", daemon=True)
         self._names = [f"alive/{other}" for other in range(size)]
@@ -53,18 +57,20 @@ class RollCall:
 
     def start(self) -> None:
         """After all processes have made theirs."""
+        self._deadline.allow(self._patience, lambda: self._end(_NO_ANSWER, store_is_silent=True))
         self._thread.start()
 
     # -------------------------------------------------------- meeting
 
     def meet(self, tick: Callable[[], None] | None = None) -> None:
-        """Wait until all processes are here, however long that takes while they live. tick: called now and then.
+        """Wait until all processes are here, however long that takes while they live and do something. tick: called
+        now and then.
 
-        Raises Elsewhere: rank 0 has ended this evaluation already.
+        Raises Elsewhere: rank 0 has ended this evaluation already. Lost: nobody does anything.
         """
         self._meeting += 1
         key = f"met/{self._cell}/{self._meeting}"
-        here, pause = self._ask("add", key, 1), 0.001
+        here, pause, idle, last = self._ask("add", key, 1), 0.001, 0.0, None
         while here < self.size:
             if self.rank and self._over >= self._cell:
                 raise Elsewhere
@@ -73,6 +79,13 @@ class RollCall:
             if tick:
                 tick()
             here = self._ask("add", key, 0)
+            state = here, [sign.split()[1:] for sign in self._signs]
+            idle = idle + pause if state == last else 0.0
+            last = state
+            if idle >= self._stall:
+                reason = f"{self.size - here} of {self.size} processes have not come on for {idle / 3600:.1f} h"
+                self._post(self.rank, reason)
+                raise Lost(reason)
 
     def next_cell(self) -> None:
         """Begin another evaluation. Meetings of different ones are never confused."""
@@ -113,12 +126,15 @@ class RollCall:
     def leave(self) -> None:
         """End without being missed; the process that holds the store ends last."""
         self.stop()
+        self._deadline.allow(_GRACE)
         with contextlib.suppress(Exception):
             self._store.set(self._names[self.rank], _GONE)
             if self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 limit = time.monotonic() + 5 * INTERVAL
                 while time.monotonic() < limit and {*self._store.multi_get(self._names)} != {_GONE.encode()}:
                     time.sleep(0.02)
+        self._left.set()
+        self._deadline.stop()
 
     def stop(self) -> None:
         """No more signs of life."""
@@ -142,6 +158,7 @@ class RollCall:
             except Exception:  # of the store; they have no base of their own
                 self._end(_NO_STORE)
                 return
+            self._deadline.heard()
             self._over = int(over)
             self._signs = signs
             if failed != "-":
@@ -158,17 +175,20 @@ class RollCall:
                     return
             last = signs
 
-    def _end(self, reason: str) -> None:
-        if self._stopped.is_set():
+    def _end(self, reason: str, store_is_silent: bool = False) -> None:
+        """Tell the main thread to end, and end the process if it does not. It can be inside of a call that never comes
+        back; where the store is silent, also on its way out."""
+        leaving = self._stopped.is_set()
+        if leaving and not store_is_silent:
             return
-        self.lost = reason
+        self.lost = self.lost or reason
         self._known.set()
-        if not self._interrupts:
+        if self._interrupts:
+            _thread.interrupt_main()
+        elif not store_is_silent:
             return
-        _thread.interrupt_main()
-        if not self._stopped.wait(_GRACE):
-            print(f"zhclip eval: error: rank {self.rank} of {self.size}: {reason}", file=sys.stderr, flush=True)
-            os._exit(1)
+        if not self._left.wait(0.0 if leaving else _GRACE):
+            end_process(f"zhclip eval: error: rank {self.rank} of {self.size}: {self.lost}")
 
     def _ask(self, what: str, *arguments):
         try:
@@ -177,4 +197,5 @@ class RollCall:
             raise Lost(self.lost or _NO_STORE) from None
 
 
+_NO_ANSWER = "the store that holds the processes together does not answer: rank 0, or its machine, has stopped"
 _NO_STORE = "the store that holds the processes together is gone: rank 0, or its launcher, has ended"

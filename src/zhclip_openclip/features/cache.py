@@ -7,6 +7,9 @@
 Each file is written under another name and renamed, and carries the SHA-256 of its content: several programs can write
 at once, and a kill costs what was not written yet. A file that does not fit its digest or its place is taken away, told
 of in one line, and made again.
+
+Each file also carries what the tower gave for two images of ours (`trial.py`), and is only read for a tower that gives
+the same. Towers that have a name in common and give something else have a few places, one beside the other.
 """
 
 from __future__ import annotations
@@ -15,10 +18,8 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,25 +27,18 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._errors import ZhclipError, printable
 from zhclip_openclip._files import whole_file
+from zhclip_openclip.features import _entries
+from zhclip_openclip.features._digests import digest, raw
+from zhclip_openclip.features._entries import WHOLE, Entry
+from zhclip_openclip.features.trial import same
 
-FORMAT_VERSION = "1"
-_WHOLE = "features.safetensors"
+__all__ = ["Entry", "FeatureCache", "Place", "Stored", "describe"]
 
-
-@dataclass(frozen=True)
-class Entry:
-    """What `info` tells of one name: what it is of, rows, bytes on disk, seconds that it took to make, whether all of
-    it is there, when it was last used (seconds since the epoch)."""
-
-    name: str
-    what: str
-    rows: int
-    size: int
-    seconds: float
-    complete: bool
-    used: float
+FORMAT_VERSION = "2"
+#: Towers of one name that give different features, as a model with and without a hook does.
+_TOWERS = 8
 
 
 @dataclass
@@ -62,89 +56,153 @@ class FeatureCache:
     def __init__(self, folder: str | os.PathLike[str], limit: int):
         self.folder, self.limit = Path(folder), limit
 
-    # -------------------------------------------------------- one name
+    def place(self, name: str, trial: torch.Tensor) -> str:
+        """The name under which features of a tower with this trial are, or else would be: `name`, or one beside it if
+        that has another tower's."""
+        free = None
+        for number in range(_TOWERS):
+            place = digest([name, number]) if number else name
+            there = next((found for path in self._paths(place) if (found := _trial_of(path)) is not None), None)
+            if same(there, trial):
+                return place
+            if there is None and free is None:
+                free = place
+        return free or name
 
-    def read(self, name: str) -> Stored | None:
-        """All features of a name, or None."""
-        path = self.folder / name / _WHOLE
-        stored = _read(path, name)
-        if stored is not None:
-            with contextlib.suppress(OSError):
-                os.utime(path)  # used now: the last to be thrown out
-        return stored
-
-    def read_blocks(self, name: str, size: int) -> dict[tuple[int, int], Stored]:
-        """(first batch, the one after the last) -> what is there of an incomplete name, for batches of `size`."""
-        found: dict[tuple[int, int], Stored] = {}
-        taken = 0
-        for start, stop, path in sorted(_blocks(self.folder / name / f"part-{size}")):
-            if start < taken:  # another program has cut the blocks differently
-                continue
-            stored = _read(path, f"{name} {start}-{stop}")
-            if stored is not None:
-                found[start, stop] = stored
-                taken = stop
-        return found
-
-    def write_block(self, name: str, what: str, size: int, start: int, stop: int, stored: Stored) -> None:
-        """Keep batches start..stop-1."""
-        path = self.folder / name / f"part-{size}" / f"{start:06d}-{stop:06d}.safetensors"
-        _write(path, f"{name} {start}-{stop}", what, stored)
-
-    def write(self, name: str, what: str, stored: Stored) -> None:
-        """Keep all of a name, and take its blocks away. Then the folder is brought below its limit, by throwing out
-        what was not used for longest."""
-        _write(self.folder / name / _WHOLE, name, what, stored)
-        for part in (self.folder / name).glob("part-*"):
-            shutil.rmtree(part, ignore_errors=True)
-        self._trim(keep=name)
-
-    # -------------------------------------------------------- all names
+    def _paths(self, name: str) -> Iterator[Path]:
+        yield self.folder / name / WHOLE
+        for part in sorted((self.folder / name).glob("part-*")):
+            yield from (path for _, _, path in _blocks(part))
 
     def entries(self) -> list[Entry]:
         """All names, the last used first. Files that cannot be read have no row count and are there to be cleared."""
-        if not self.folder.is_dir():
-            return []
-        found = [_entry(path) for path in self.folder.iterdir() if path.is_dir() and _is_name(path.name)]
-        return sorted((entry for entry in found if entry), key=lambda entry: (-entry.used, entry.name))
+        return _entries.entries(self.folder)
+
+    def leftovers(self) -> int:
+        """Bytes that programs which were killed have left; `tidy` takes them away."""
+        return sum(_entries.size_of(path) for path in _entries.leftovers(self.folder))
 
     def clear(self) -> tuple[int, int]:
-        """Take all names away; gives how many and their bytes. Nothing else in the folder is touched."""
-        entries = self.entries()
-        for entry in entries:
-            self._remove(entry.name)
+        """Take all names away, and what kills have left; gives how many names, and all their bytes. Nothing else in the
+        folder is touched."""
+        names = _entries.names(self.folder)
+        size = sum(_entries.size_of(self.folder / name) for name in names)
+        for name in names:
+            _entries.remove(self.folder, name)
+        for path in _entries.leftovers(self.folder, at_once=True):
+            size += _entries.size_of(path)
+            _entries.take_away(path)
         with contextlib.suppress(OSError):
             self.folder.rmdir()  # if there is nothing else in it
-        return len(entries), sum(entry.size for entry in entries)
+        return len(names), size
 
-    def _trim(self, keep: str) -> None:
+    def tidy(self) -> None:
+        """Take away what kills have left, but for what may still be written to."""
+        for path in _entries.leftovers(self.folder):
+            _entries.take_away(path)
+
+    def trim(self, keep: str) -> None:
+        """Bring the folder below its limit, by throwing out what was not used for longest."""
+        self.tidy()
         entries = self.entries()
         size = sum(entry.size for entry in entries)
         for entry in reversed(entries):
             if size <= self.limit:
                 return
             if entry.name != keep:
-                self._remove(entry.name)
+                _entries.remove(self.folder, entry.name)
                 size -= entry.size
 
-    def _remove(self, name: str) -> None:
-        # Renamed first, so that nobody finds half of it; who reads it at this moment has it mapped and goes on.
-        gone = self.folder / f".{name}-{os.getpid()}"
+
+class Place:
+    """One name of a cache, for one tower. what: see `describe`. trial: see `trial.py`."""
+
+    def __init__(self, cache: FeatureCache, name: str, trial: torch.Tensor, what: str):
+        self.cache, self.name = cache, name
+        self._trial, self._what = trial, what
+
+    @property
+    def _folder(self) -> Path:
+        return self.cache.folder / self.name
+
+    def read(self) -> Stored | None:
+        """All features, or None."""
+        path = self._folder / WHOLE
+        stored = _read(path, self.name, self._trial)
+        if stored is not None:
+            with contextlib.suppress(OSError):
+                os.utime(path)  # used now: the last to be thrown out
+        return stored
+
+    def read_blocks(self, size: int, images: Callable[[range], int]) -> dict[tuple[int, int], Stored]:
+        """(first batch, the one after the last) -> what is there while it is not complete, for batches of `size`.
+
+        images: how many there are in a range of batches; a block of another number is not taken."""
+        found: dict[tuple[int, int], Stored] = {}
+        taken = 0
+        for start, stop, path in sorted(_blocks(self._folder / f"part-{size}")):
+            if start < taken:  # another program has cut the blocks differently
+                continue
+            stored = _read(path, self._block(size, start, stop), self._trial)
+            if stored is not None and len(stored.features) == images(range(start, stop)):
+                found[start, stop] = stored
+                taken = stop
+        return found
+
+    def write_block(self, size: int, start: int, stop: int, stored: Stored) -> None:
+        """Keep batches start..stop-1 of `size` images."""
+        path = self._folder / f"part-{size}" / f"{start:06d}-{stop:06d}.safetensors"
+        self._write(path, self._block(size, start, stop), stored)
+
+    def write(self, stored: Stored) -> None:
+        """Keep all features, and take the blocks away. Then the folder is brought below its limit."""
+        self._write(self._folder / WHOLE, self.name, stored)
+        for part in self._folder.glob("part-*"):
+            _entries.take_away(part)
         try:
-            os.replace(self.folder / name, gone)
-        except OSError:  # another program was faster, or has it open where that forbids renaming
-            return
-        shutil.rmtree(gone, ignore_errors=True)
+            self.cache.trim(keep=self.name)
+        except Exception as error:  # what was made is kept; the next one makes room
+            print(f"Note: the feature cache could not be brought below its limit ({error})", file=sys.stderr)
 
+    def _block(self, size: int, start: int, stop: int) -> str:
+        return f"{self.name} {size} {start}-{stop}"
 
-def _is_name(text: str) -> bool:
-    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+    def _write(self, path: Path, place: str, stored: Stored) -> None:
+        tensors = {"features": stored.features.contiguous(), "trial": self._trial.contiguous()}
+        if not torch.isfinite(tensors["features"]).all():
+            raise ZhclipError(f"{path}: image features that are not finite are not kept")
+        if stored.labels is not None:
+            tensors["labels"] = stored.labels.contiguous()
+        about = {
+            "format": FORMAT_VERSION,
+            "place": place,
+            "what": self._what,
+            "seconds": f"{stored.seconds:.3f}",
+            "content": _content(tensors),
+        }
+        try:
+            for folder in (self._folder, path.parent):
+                if folder.is_symlink():  # what it names is not the cache's to write to
+                    folder.unlink()
+            with whole_file(path) as part:
+                save_file(tensors, part, about)
+        except (FileNotFoundError, safetensors.SafetensorError) as error:
+            if isinstance(error, safetensors.SafetensorError) and "No such file" not in str(error):
+                raise ZhclipError(f"{path}: image features cannot be kept there ({error})") from None
+            return  # another program has completed this name and taken the folder of its blocks away
+        except OSError as error:
+            if isinstance(error, FileExistsError) and not path.parent.is_file():
+                return  # taken away between mkdir's failure and its look at what is there
+            raise ZhclipError(
+                f"{path.parent}: image features cannot be kept there ({error.strerror or error}); "
+                "name another folder in ZHCLIP_FEATURE_CACHE, or none"
+            ) from None
 
 
 def _blocks(folder: Path) -> Iterator[tuple[int, int, Path]]:
     for path in folder.glob("*-*.safetensors"):
         first, _, last = path.stem.partition("-")
-        if first.isdigit() and last.isdigit():
+        if first.isdecimal() and last.isdecimal() and int(first) < int(last):
             yield int(first), int(last), path
 
 
@@ -152,40 +210,20 @@ def _content(tensors: dict[str, torch.Tensor]) -> str:
     content = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            content.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        content.update(raw(tensor.contiguous()))
     return content.hexdigest()
 
 
-def _write(path: Path, place: str, what: str, stored: Stored) -> None:
-    tensors = {"features": stored.features.contiguous()}
-    if stored.labels is not None:
-        tensors["labels"] = stored.labels.contiguous()
-    about = {
-        "format": FORMAT_VERSION,
-        "place": place,
-        "what": what,
-        "seconds": f"{stored.seconds:.3f}",
-        "content": _content(tensors),
-    }
-    try:
-        with whole_file(path) as part:
-            save_file(tensors, part, about)
-    except (FileNotFoundError, safetensors.SafetensorError) as error:
-        if isinstance(error, safetensors.SafetensorError) and "No such file" not in str(error):
-            raise ZhclipError(f"{path}: image features cannot be kept there ({error})") from None
-        return  # another program has completed this name and taken the folder of its blocks away
-    except OSError as error:
-        if isinstance(error, FileExistsError) and not path.parent.is_file():
-            return  # taken away between mkdir's failure and its look at what is there
-        raise ZhclipError(
-            f"{path.parent}: image features cannot be kept there ({error.strerror or error}); "
-            "name another folder in ZHCLIP_FEATURE_CACHE, or none"
-        ) from None
+def _trial_of(path: Path) -> torch.Tensor | None:
+    """Whose features a file holds; None for a file that is not there or not whole."""
+    with contextlib.suppress(Exception), safetensors.safe_open(path, framework="pt") as file:
+        return file.get_tensor("trial")
+    return None
 
 
-def _read(path: Path, place: str) -> Stored | None:
-    if not path.is_file():
+def _read(path: Path, place: str, trial: torch.Tensor) -> Stored | None:
+    """What is there, if it is whole and of the tower with this trial."""
+    if not os.path.isfile(path):  # also where one may not look
         return None
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -193,38 +231,27 @@ def _read(path: Path, place: str) -> Stored | None:
         tensors = load_file(path)
         whole = about.get("place") == place and about.get("format") == FORMAT_VERSION
         if whole and about.get("content") == _content(tensors):
-            return Stored(tensors["features"], tensors.get("labels"), float(about["seconds"]))
+            features, labels = tensors["features"], tensors.get("labels")
+            if features.ndim == 2 and (labels is None or len(labels) == len(features)):
+                return Stored(features, labels, float(about["seconds"])) if same(tensors["trial"], trial) else None
         reason = "its content is not what was written" if whole else "it belongs somewhere else"
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of safetensors, of PyTorch, of the system: a damaged file can raise anything
         if not path.exists():  # taken away by another program while it was opened, which PyTorch calls a RuntimeError
             return None
-        reason = " ".join(str(error).split())
-    print(f"Note: {path} in the feature cache is damaged ({reason}); it is made again", file=sys.stderr)
+        if isinstance(error, PermissionError):
+            print(
+                f"Note: {printable(str(path))} in the feature cache may not be read; it is made again", file=sys.stderr
+            )
+            return None
+        reason = printable(" ".join(str(error).split()))
+    print(f"Note: {printable(str(path))} in the feature cache is damaged ({reason}); it is made again", file=sys.stderr)
     with contextlib.suppress(OSError):
         path.unlink()
     return None
 
 
-def _entry(folder: Path) -> Entry | None:
-    what, rows, seconds, size, used, complete = "", 0, 0.0, 0, 0.0, False
-    try:
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        for path in files:
-            about = path.stat()
-            size, used = size + about.st_size, max(used, about.st_mtime)
-            if path.suffix != ".safetensors":
-                continue
-            with contextlib.suppress(safetensors.SafetensorError, OSError, RuntimeError):
-                with safetensors.safe_open(path, framework="pt") as file:
-                    told = file.metadata() or {}
-                    rows += file.get_slice("features").get_shape()[0]
-                what, seconds = told.get("what", what), seconds + float(told.get("seconds", 0))
-            complete = complete or path.name == _WHOLE
-    except OSError:  # being taken away right now
-        return None
-    return Entry(folder.name, what, rows, size, seconds, complete, used or time.time())
-
-
 def describe(**facts) -> str:
     """What a name is of, for people: kept beside the features and shown by `zhclip cache info`."""
-    return json.dumps(facts, ensure_ascii=False)
+    return json.dumps(facts, ensure_ascii=True)

@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from zhclip_openclip.features import fingerprint, ranks
-from zhclip_openclip.features.cache import FeatureCache, Stored, describe
+from zhclip_openclip.features.cache import Place, Stored
+from zhclip_openclip.features.finite import check_images
+from zhclip_openclip.features.keeping import place_of
 from zhclip_openclip.features.linear import fast_linear
-from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.features.progress import Progress, note
 from zhclip_openclip.features.settings import current
 from zhclip_openclip.features.stream import StreamLayout
 
@@ -38,6 +40,8 @@ class ImagePass:
     to this process: all of them, unless `ranks` splits them. `starts` has the place of each batch's first image in the
     whole. Labels are None for batches of a data set with exact relations (see `metrics/evaluate.py`) that came from the
     cache. All processes make such a pass, and come to its end, together.
+
+    Raises FiniteError: features that are not finite; it names the image.
     """
 
     def __init__(
@@ -62,22 +66,24 @@ class ImagePass:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
         self.starts, self.reused, self.saved = [], 0, 0.0
         layout = self._layout
-        cache, name = self._cache()
+        place, name = self._place()
         if ranks.size() > 1:
             ranks.agree("the images", [name, self.total, layout.size if layout else None])
         with Progress("images", self._what, self.total) as progress:
             if layout is None:  # a stream, or an order that is not the data set's
-                batches = self._stream(cache, name, progress)
-            elif cache is None:
+                batches = self._stream(place, progress)
+            elif place is None:
                 batches = self._new(layout, ranks.part(layout.batches), progress)
             else:
-                batches = self._cached(cache, name, layout, ranks.part(layout.batches), progress)
+                batches = self._cached(place, layout, ranks.part(layout.batches), progress)
             for start, features, labels in batches:
                 self.starts.append(start)
                 yield features, labels
             progress.wait()
-        if cache is not None:
+        if place is not None:
             self._tell(progress)
+            if ranks.rank() == 0:
+                place.cache.tidy()
 
     # -------------------------------------------------------- without the cache
 
@@ -86,29 +92,33 @@ class ImagePass:
     ) -> Iterator[tuple[int, torch.Tensor, Any]]:
         start = layout.images(range(batches.start))
         for images, labels in layout.loader(batches, torch.device(self._device).type):
-            features = self._encode(images)
+            features = self._checked(self._encode(images), start)
             progress.add(len(features))
             yield start, features, labels
             start += len(features)
 
-    def _stream(
-        self, cache: FeatureCache | None, name: str, progress: Progress
-    ) -> Iterator[tuple[int, torch.Tensor, Any]]:
-        stored = cache.read(name) if cache else None
-        if cache is not None and all(ranks.everyones(stored is not None)):
+    def _checked(self, features: torch.Tensor, start: int) -> torch.Tensor:
+        check_images(features, start, self._loader, self._what, self._device, self._amp)
+        return features
+
+    def _stream(self, place: Place | None, progress: Progress) -> Iterator[tuple[int, torch.Tensor, Any]]:
+        stored = place.read() if place else None
+        if stored is not None and stored.labels is None:
+            stored = None  # of a stream nothing is kept without its labels
+        if place is not None and all(ranks.everyones(stored is not None)):
             yield from self._stored_stream(stored, progress)
             return
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         begun = time.perf_counter()
         for start, images, labels in in_turns(self._loader):
-            features = self._encode(images)
+            features = self._checked(self._encode(images), start)
             progress.add(len(features))
-            if cache is not None and isinstance(labels, torch.Tensor) and ranks.size() == 1:
+            if place is not None and isinstance(labels, torch.Tensor) and ranks.size() == 1:
                 kept.append((features.cpu(), labels))
             yield start, features, labels
         if kept:
             features, labels = (torch.cat(parts) for parts in zip(*kept, strict=True))
-            cache.write(name, self._described(), Stored(features, labels, time.perf_counter() - begun))
+            place.write(Stored(features, labels, time.perf_counter() - begun))
 
     def _stored_stream(self, stored: Stored, progress: Progress) -> Iterator[tuple[int, torch.Tensor, Any]]:
         mine = ranks.part(len(stored.features))
@@ -120,35 +130,23 @@ class ImagePass:
 
     # -------------------------------------------------------- with it
 
-    def _cache(self) -> tuple[FeatureCache | None, str]:
-        folder = self._settings.cache
-        if folder is None or not self._kept or self._model.training:
+    def _place(self) -> tuple[Place | None, str]:
+        if not self._kept:
             return None, ""
-        made_with = fingerprint.preprocessing(self._loader.dataset)
-        data = fingerprint.data(self._loader, self._loader.num_workers) if made_with else None
-        if data is None:
-            reason = "a stream from somewhere else" if made_with else "a preprocessing that differs from time to time"
-            if ranks.rank() == 0:
-                print(f"Note: {self._what or 'this data set'} has {reason}: its image features are not kept")
-            return None, ""
-        tower = fingerprint.tower(self._model)
-        name = fingerprint.digest([tower, made_with, fingerprint.precision(self._device, self._amp), data])
-        return FeatureCache(folder, self._settings.limit), name
-
-    def _described(self) -> str:
-        return describe(dataset=self._what, device=str(self._device), amp=self._amp)
+        ways = [self._encode] if self._amp is False else [encoder(self._model, self._device, False), self._encode]
+        return place_of(self._model, self._loader, ways, self._device, self._amp, self._what, self._settings)
 
     def _cached(
-        self, cache: FeatureCache, name: str, layout: Layout | StreamLayout, mine: range, progress: Progress
+        self, place: Place, layout: Layout | StreamLayout, mine: range, progress: Progress
     ) -> Iterator[tuple[int, torch.Tensor, Any]]:
-        whole = cache.read(name)
+        whole = place.read()
         if whole is not None and len(whole.features) == self.total:
             stored = {(0, layout.batches): whole}
         else:
-            whole, stored = None, cache.read_blocks(name, layout.size)
+            whole, stored = None, place.read_blocks(layout.size, layout.images)
         for start, stop, found in _runs(stored, mine):
             if found is None:
-                yield from self._keep(cache, name, layout, range(start, stop), progress)
+                yield from self._keep(place, layout, range(start, stop), progress)
                 continue
             (first, _), block = found
             offset = layout.images(range(first))
@@ -163,10 +161,10 @@ class ImagePass:
         # Each process has its own look at the cache, which others may be writing to and throwing out of.
         progress.wait()
         if whole is None and ranks.rank() == 0:
-            self._complete(cache, name, layout)
+            self._complete(place, layout)
 
     def _keep(
-        self, cache: FeatureCache, name: str, layout: Layout | StreamLayout, batches: range, progress: Progress
+        self, place: Place, layout: Layout | StreamLayout, batches: range, progress: Progress
     ) -> Iterator[tuple[int, torch.Tensor, Any]]:
         """New features, kept in blocks as they come."""
         held: list[tuple[torch.Tensor, Any]] = []
@@ -178,7 +176,7 @@ class ImagePass:
             labelled = isinstance(held[0][1], torch.Tensor)
             labels = torch.cat([labels for _, labels in held]) if labelled else None
             seconds = time.perf_counter() - begun
-            cache.write_block(name, self._described(), layout.size, first, stop, Stored(features, labels, seconds))
+            place.write_block(layout.size, first, stop, Stored(features, labels, seconds))
             held.clear()
             first, begun = stop, time.perf_counter()
 
@@ -190,22 +188,22 @@ class ImagePass:
         if held:
             flush(batches.stop)
 
-    def _complete(self, cache: FeatureCache, name: str, layout: Layout | StreamLayout) -> None:
+    def _complete(self, place: Place, layout: Layout | StreamLayout) -> None:
         """All blocks as one file; not where some are on another machine, or another program has done so."""
-        blocks = cache.read_blocks(name, layout.size)
+        blocks = place.read_blocks(layout.size, layout.images)
         edges = sorted(blocks)
         if not edges or [start for start, _ in edges] + [layout.batches] != [0] + [stop for _, stop in edges]:
             return
         parts = [blocks[edge] for edge in edges]
         labels = None if parts[0].labels is None else torch.cat([part.labels for part in parts])
         features = torch.cat([part.features for part in parts])
-        cache.write(name, self._described(), Stored(features, labels, sum(part.seconds for part in parts)))
+        place.write(Stored(features, labels, sum(part.seconds for part in parts)))
 
     def _tell(self, progress: Progress) -> None:
         told = ranks.everyones((self.reused, self.saved))
         self.reused, self.saved = (sum(column) for column in zip(*told, strict=True))
-        if self.reused and not progress.told and ranks.rank() == 0:
-            print(f"Image features: {self.reused:,} from the cache, which took {self.saved:,.1f} s to make")
+        if self.reused and not progress.told:
+            note(f"Image features: {self.reused:,} from the cache, which took {self.saved:,.1f} s to make")
 
 
 def layout_of(loader: Any) -> Layout | StreamLayout | None:

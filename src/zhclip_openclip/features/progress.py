@@ -1,6 +1,10 @@
-"""How far a pass is: a bar, or whoever asked to be told (`settings.py`). Of several processes rank 0 tells, for all."""
+"""How far a pass is: a bar on a terminal, a line now and then in a log, or whoever asked to be told (`settings.py`). Of
+several processes rank 0 tells, for all."""
 
 from __future__ import annotations
+
+import sys
+import time
 
 from tqdm import tqdm
 
@@ -8,6 +12,14 @@ from zhclip_openclip.features import ranks
 from zhclip_openclip.features.settings import current
 
 _UNITS = {"images": "img", "texts": "text", "prompts": "prompt"}
+#: Seconds between two lines where there is no terminal.
+EVERY = 30.0
+
+
+def note(text: str) -> None:
+    """Print a line for people, unless they want quiet; of several processes rank 0 does."""
+    if ranks.rank() == 0 and not current().quiet:
+        print(text)
 
 
 class Progress:
@@ -24,8 +36,10 @@ class Progress:
         self.told = told is not None
         self._tell_them = told if ranks.rank() == 0 else None
         text = f"Encoding {stage}{' of ' + what if what else ''}"
-        quiet = self.told or ranks.rank() > 0
-        self._bar = tqdm(total=total, desc=text, unit=_UNITS[stage], disable=quiet)
+        quiet = self.told or ranks.rank() > 0 or current().quiet
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=text, unit=_UNITS[stage], disable=quiet or not terminal)
+        self._lines = None if quiet or terminal else _Lines(text, total, _UNITS[stage])
         ranks.tell_done(0, new_pass=True)
 
     def __enter__(self) -> Progress:
@@ -36,6 +50,8 @@ class Progress:
         if kind is None and self._total:
             self._show(self._total)  # what the others have told is a second old
         self._bar.close()
+        if self._lines is not None and kind is None:
+            self._lines.end(self._shown)
 
     def add(self, count: int, reused: bool = False) -> None:
         """So many more are done here. reused: they came from the cache."""
@@ -55,5 +71,30 @@ class Progress:
     def _show(self, done: int) -> None:
         self._bar.update(max(0, done - self._shown))
         self._shown = max(self._shown, done)
+        if self._lines is not None:
+            self._lines.show(self._shown)
         if self._tell_them is not None:
             self._tell_them(self._stage, self._shown, self._total, self._reused)
+
+
+class _Lines:
+    """Where a bar would fill a file with its pictures: one line in half a minute, and one at the end."""
+
+    def __init__(self, text: str, total: int | None, unit: str):
+        self._text, self._total, self._unit = text, total, unit
+        self._begun = self._told = time.monotonic()
+
+    def show(self, done: int) -> None:
+        if time.monotonic() - self._told >= EVERY:
+            self._say(done)
+
+    def end(self, done: int) -> None:
+        self._say(done)
+
+    def _say(self, done: int) -> None:
+        if sys.stderr is None:
+            return
+        self._told = time.monotonic()
+        passed = max(self._told - self._begun, 1e-3)
+        count = f"{done}/{self._total}" if self._total else f"{done}"
+        print(f"{self._text}: {count}, {done / passed:,.0f} {self._unit}/s", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ waits for a dead one. PyTorch's gloo carries it, on GPUs NCCL.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import socket
 import traceback
@@ -25,23 +26,18 @@ from typing import Any
 import torch
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.features._deadline import Deadline, end_process
+from zhclip_openclip.features._launch import Place, find_each_other, place_from_environment, seconds, take_device
 from zhclip_openclip.features._roll_call import INTERVAL, Elsewhere, Lost, RollCall
 from zhclip_openclip.features.settings import read_size
 
-__all__ = ["Elsewhere", "RankFailed"]
+__all__ = ["Elsewhere", "Place", "RankFailed", "place_from_environment"]
 
 #: Names of the environment variables.
-GATHER, PATIENCE = "ZHCLIP_GATHER_LIMIT", "ZHCLIP_RANK_TIMEOUT"
-DEFAULT_GATHER, DEFAULT_PATIENCE = "4 GB", 300.0
-#: Rank, number of ranks and rank on the machine, as launchers tell them: torchrun, MPICH and its kind, Open MPI, srun.
-#: The same variables as `clip_benchmark eval --distributed` reads, but those of one launcher together, and of SLURM the
-#: size of the step: a batch script itself has SLURM_NTASKS set and is one process.
-_LAUNCHERS = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-)
+GATHER, PATIENCE, STALL = "ZHCLIP_GATHER_LIMIT", "ZHCLIP_RANK_TIMEOUT", "ZHCLIP_RANK_STALL_TIMEOUT"
+DEFAULT_GATHER, DEFAULT_PATIENCE, DEFAULT_STALL = "4 GB", 300.0, 7 * 24 * 3600.0
+#: Seconds in which PyTorch says itself that it has found nobody, before we do.
+_JOIN_GRACE = 15.0
 #: Bytes that go over the wire at once; on a GPU a buffer of this size is needed.
 _CHUNK = 64 * 2**20
 #: Of one transfer. Waiting for others is no transfer: see `_roll_call.py`.
@@ -59,15 +55,6 @@ class RankFailed(ZhclipError):
         self.code, self.told, self.lost = code, told, lost
 
 
-@dataclass(frozen=True)
-class Place:
-    """rank: of `size` processes. local: rank among those on this machine."""
-
-    rank: int = 0
-    size: int = 1
-    local: int = 0
-
-
 @dataclass
 class _World:
     place: Place
@@ -78,27 +65,20 @@ class _World:
     turns: int = 1
 
 
-_world: _World | None = None
+_current: contextvars.ContextVar[_World | None] = contextvars.ContextVar("zhclip_world", default=None)
 
 
 # ---------------------------------------------------------------- who is who
 
 
-def place_from_environment() -> Place:
-    """What the launcher says; rank 0 of 1 without any."""
-    for rank_name, size_name, local_name in _LAUNCHERS:
-        if os.environ.get(rank_name) and os.environ.get(size_name):
-            local = next((os.environ[name] for *_, name in [(local_name,), *_LAUNCHERS] if os.environ.get(name)), "0")
-            return Place(int(os.environ[rank_name]), int(os.environ[size_name]), int(local))
-    return Place()
-
-
 def rank() -> int:
-    return _world.place.rank if _world else 0
+    world = _current.get()
+    return world.place.rank if world else 0
 
 
 def size() -> int:
-    return _world.place.size if _world else 1
+    world = _current.get()
+    return world.place.size if world else 1
 
 
 def part(count: int) -> range:
@@ -122,12 +102,11 @@ def joined() -> Iterator[None]:
     """
     import torch.distributed as dist
 
-    global _world
     place = place_from_environment()
-    _world = _join(place)
-    roll = _world.roll
+    world = _join(place)
+    token, roll = _current.set(world), world.roll
     try:
-        _compare_machines(_world)
+        _compare_machines(world)
         yield
         roll.next_cell()
         roll.meet()  # rank 0 is the last to come: it has written the results
@@ -140,7 +119,7 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
     finally:
         roll.leave()
-        _world = None
+        _current.reset(token)
 
 
 def _failure(error: BaseException, roll: RollCall, place: Place) -> RankFailed:
@@ -170,14 +149,18 @@ def _failure(error: BaseException, roll: RollCall, place: Place) -> RankFailed:
 def _join(place: Place) -> _World:
     import torch.distributed as dist
 
-    device = _take_device(place)
-    seconds = _patience()
-    _find_each_other(place)
+    device = take_device(place)
+    patience, stall = seconds(PATIENCE, DEFAULT_PATIENCE), seconds(STALL, DEFAULT_STALL)
+    find_each_other(place)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    missing = f"rank {place.rank} of {place.size} did not find the others at {address} within {patience:.0f} s"
+    advice = "all have to be started, with the same MASTER_ADDR and MASTER_PORT"
+    deadline = Deadline(patience + _JOIN_GRACE, lambda: end_process(f"zhclip eval: error: {missing}; {advice}"))
     try:
-        limit = timedelta(seconds=seconds)
+        limit = timedelta(seconds=patience)
         store, _, _ = next(dist.rendezvous("env://", place.rank, place.size, timeout=limit))
-        roll = RollCall(dist.PrefixStore("zhclip", store), place.rank, place.size, seconds)
+        deadline.heard()
+        roll = RollCall(dist.PrefixStore("zhclip", store), place.rank, place.size, patience, deadline, stall)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=dist.PrefixStore("torch", store),
@@ -185,46 +168,16 @@ def _join(place: Place) -> _World:
             world_size=place.size,
             timeout=_TRANSFER_LIMIT,
         )
+        deadline.heard()
         control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
     except (RuntimeError, ValueError) as error:  # what PyTorch's stores and groups raise
-        raise ZhclipError(
-            f"rank {place.rank} of {place.size} did not find the others at {address} within {seconds:.0f} s "
-            f"({' '.join(str(error).split())[:200]}); all have to be started, with the same MASTER_ADDR and MASTER_PORT"
-        ) from None
+        deadline.stop()
+        raise ZhclipError(f"{missing} ({' '.join(str(error).split())[:200]}); {advice}") from None
+    except BaseException:
+        deadline.stop()
+        raise
     roll.start()
     return _World(place, roll, control, device)
-
-
-def _patience() -> float:
-    try:
-        return float(os.environ.get(PATIENCE) or DEFAULT_PATIENCE)
-    except ValueError:
-        raise ZhclipError(f"{PATIENCE}={os.environ[PATIENCE]}: not a number of seconds; the default is 300") from None
-
-
-def _find_each_other(place: Place) -> None:
-    """torchrun says where rank 0 is; other launchers do not."""
-    here = {"OMPI_COMM_WORLD_LOCAL_SIZE": place.size, "MPI_LOCALNRANKS": place.size, "SLURM_STEP_NUM_NODES": 1}
-    if any(os.environ.get(name) == str(value) for name, value in here.items()):
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29500")
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if missing:
-        raise ZhclipError(
-            f"{' and '.join(missing)} not set: export the address of rank 0's machine as MASTER_ADDR and a free port "
-            "of it as MASTER_PORT for all processes, or start them with torchrun"
-        )
-
-
-def _take_device(place: Place) -> torch.device:
-    """The GPU of this process becomes the current one, which `cuda` without a number means."""
-    import torch.distributed as dist
-
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    # SLURM can give each process a GPU of its own, which then is number 0 for each.
-    torch.cuda.set_device(place.local % torch.cuda.device_count())
-    return torch.device("cuda", torch.cuda.current_device()) if dist.is_nccl_available() else torch.device("cpu")
 
 
 def _compare_machines(world: _World) -> None:
@@ -251,32 +204,32 @@ def _compare_machines(world: _World) -> None:
 
 def next_cell() -> None:
     """Begin another evaluation."""
-    if _world:
-        _world.roll.next_cell()
+    if world := _current.get():
+        world.roll.next_cell()
 
 
 def end_cell() -> None:
     """The evaluation is over: rank 0 has its results, or has skipped it."""
-    if _world and _world.place.rank == 0:
-        _world.roll.end_cell()
+    world = _current.get()
+    if world and world.place.rank == 0:
+        world.roll.end_cell()
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """One process as far as the code in the block can see: for what is not split."""
-    global _world
-    world, _world = _world, None
+    token = _current.set(None)
     try:
         yield
     finally:
-        _world = world
+        _current.reset(token)
 
 
 @contextlib.contextmanager
 def in_turn() -> Iterator[None]:
     """Rank 0 first, then the first of each other machine, then all others at once: what downloads into a folder that
     is not there yet does so once."""
-    world = _world
+    world = _current.get()
     if world:
         for _ in range(world.turn):
             world.roll.meet()
@@ -291,16 +244,17 @@ def in_turn() -> Iterator[None]:
 
 def meet(tick: Callable[[], None] | None = None) -> None:
     """Wait for all processes. tick: called now and then meanwhile."""
-    if _world:
-        _world.roll.meet(tick)
+    if world := _current.get():
+        world.roll.meet(tick)
 
 
 def everyones(value: Any) -> list[Any]:
     """What each process has given, in the order of the ranks, on all of them. Small things: they are pickled."""
-    if _world is None:
+    world = _current.get()
+    if world is None:
         return [value]
-    _world.roll.meet()
-    return _exchange(_world, value)
+    world.roll.meet()
+    return _exchange(world, value)
 
 
 def agree(what: str, value: Any) -> None:
@@ -319,17 +273,19 @@ def agree(what: str, value: Any) -> None:
 
 def everyones_rows(rows: torch.Tensor | None) -> list[torch.Tensor]:
     """The (n, ...) tensors of all processes, n any number, None for none; on the CPU, on all of them."""
-    if _world is None:
+    world = _current.get()
+    if world is None:
         return [] if rows is None else [rows]
-    return [tensor for tensor in _transfer(_world, rows, to_all=True) if tensor is not None]
+    return [tensor for tensor in _transfer(world, rows, to_all=True) if tensor is not None]
 
 
 def gather(tensor: torch.Tensor | None) -> list[torch.Tensor]:
     """The tensors of all processes, without those that gave None, in the order of the ranks, on the CPU of rank 0;
     nothing on the others."""
-    if _world is None:
+    world = _current.get()
+    if world is None:
         return [] if tensor is None else [tensor]
-    return [found for found in _transfer(_world, tensor, to_all=False) if found is not None]
+    return [found for found in _transfer(world, tensor, to_all=False) if found is not None]
 
 
 def only_first() -> None:
@@ -374,9 +330,10 @@ def gather_rows(blocks: Sequence[tuple[torch.Tensor, ...]], starts: Sequence[int
 
 def from_first(tensor: torch.Tensor) -> torch.Tensor:
     """Rank 0's tensor, on all; each has one of the same shape, and gets it on the device of its own."""
-    if _world is None:
+    world = _current.get()
+    if world is None:
         return tensor
-    return _transfer(_world, tensor if rank() == 0 else None, to_all=True)[0].to(tensor.device)
+    return _transfer(world, tensor if rank() == 0 else None, to_all=True)[0].to(tensor.device)
 
 
 def _exchange(world: _World, value: Any) -> list[Any]:
@@ -426,11 +383,12 @@ def _transfer(world: _World, tensor: torch.Tensor | None, to_all: bool) -> list[
 
 def tell_done(done: int, new_pass: bool = False) -> None:
     """How many images this process has done in the current pass, for the bar of rank 0."""
-    if _world:
-        _world.roll.at_pass += new_pass
-        _world.roll.done = done
+    if world := _current.get():
+        world.roll.at_pass += new_pass
+        world.roll.done = done
 
 
 def done_by_others() -> int:
     """How many images the other processes had done a second ago, in the same pass."""
-    return _world.roll.done_by_others() if _world else 0
+    world = _current.get()
+    return world.roll.done_by_others() if world else 0

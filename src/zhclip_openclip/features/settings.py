@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ class Settings:
     """cache: folder of the feature cache, or None. limit: bytes that it may hold. block_seconds: work that a kill may
     cost. progress: called with (stage, done, total or None, how many of them came from the cache); stage is 'images',
     'texts' or 'prompts'. kept: where the model that was loaded last is kept, to be taken again. compile: torch.compile
-    the image tower. download: whether clip_benchmark may fetch data sets, as it does by itself.
+    the image tower. download: whether clip_benchmark may fetch data sets, as it does by itself. quiet: no bars and no
+    notes.
     """
 
     cache: Path | None = None
@@ -32,9 +34,10 @@ class Settings:
     kept: dict | None = None
     compile: bool = False
     download: bool = True
+    quiet: bool = False
 
 
-_used: Settings | None = None
+_used: contextvars.ContextVar[Settings | None] = contextvars.ContextVar("zhclip_settings", default=None)
 
 
 def current() -> Settings:
@@ -42,7 +45,7 @@ def current() -> Settings:
 
     Raises ZhclipError: a size or a number of seconds that is none.
     """
-    return _used or from_environment()
+    return _used.get() or from_environment()
 
 
 def from_environment() -> Settings:
@@ -62,12 +65,11 @@ def from_environment() -> Settings:
 @contextlib.contextmanager
 def using(**changes) -> Iterator[Settings]:
     """The settings of the environment with these changes, until the end of the block."""
-    global _used
-    before, _used = _used, replace(current(), **changes)
+    token = _used.set(replace(current(), **changes))
     try:
-        yield _used
+        yield current()
     finally:
-        _used = before
+        _used.reset(token)
 
 
 def read_size(text: str, what: str = "size") -> int:

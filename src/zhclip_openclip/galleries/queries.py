@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+import itertools
 import os
-import zipfile
-import zlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +18,24 @@ import numpy as np
 
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip._files import whole_file
-from zhclip_openclip._paths import DATA
 from zhclip_openclip.datasets import retrieval
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import decode_image
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
 from zhclip_openclip.datasets.wds_open import open_wds
-from zhclip_openclip.metrics.per_query import FORMAT_VERSION, load_per_query
-from zhclip_openclip.metrics.recall import DIRECTIONS, invert
+from zhclip_openclip.galleries._result import Result, read_result
+from zhclip_openclip.report._names import RECALL
+from zhclip_openclip.report.views._pages import pages
 
 TEMPLATE = "gallery.html.j2"
 TOP = 5
 _THUMBNAIL = 240  # pixels of the longer side: sharp at the 150 CSS pixels of a tile, some 8 kB
 _QUALITY = 80
 _MOST_RIGHT = {"image_retrieval": 2, "text_retrieval": 5}
+#: Bytes of pictures on a page. A choice: a page has to be sent to somebody, and a browser keeps all of it in memory.
+PAGE_LIMIT = 200_000_000
+_TRIED = 24  # pictures that the size of the page is told from
 _BANDS = ((1, 1), (2, 5), (6, 10), (11, 100), (101, None))
-
-
-@dataclass
-class Result:
-    """A result read from its files.
-
-    path: the NPZ. queries: its arrays. meta: its description. skipped: whether bad images were left out.
-    text_to_images, image_to_texts: right items by position in the NPZ.
-    """
-
-    path: Path
-    queries: dict[str, Any]
-    meta: dict[str, Any]
-    skipped: bool
-    text_to_images: list[list[int]] = field(default_factory=list)
-    image_to_texts: list[list[int]] = field(default_factory=list)
-
-    @property
-    def directions(self) -> list[str]:
-        """Those with answers to show."""
-        return [direction for direction in DIRECTIONS if f"{direction}_top" in self.queries]
 
 
 def write_gallery(
@@ -66,6 +46,7 @@ def write_gallery(
     number: int = 12,
     seed: int = 0,
     image_folder: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes the page under a temporary name and renames it, so that a page of this name is always whole.
 
@@ -78,12 +59,14 @@ def write_gallery(
         number: queries a section, at most.
         seed: of the random queries, and of the choice among queries of the same rank.
         image_folder: pictures of COCO-CN or Flickr30K-CN, if not below `dataset_root`.
+        progress: called with (done, all) different pictures.
 
     Returns:
         The path written.
 
     Raises:
-        ZhclipError: a result without queries, or damaged; data that isn't there, or isn't what was scored.
+        ZhclipError: a result without queries, or damaged; data that isn't there, or isn't what was scored; a page of
+            more than `PAGE_LIMIT` bytes, before more than a few of its pictures are read.
     """
     read = read_result(result)
     output = Path(output)
@@ -92,93 +75,14 @@ def write_gallery(
     if output.exists() and any(output.samefile(path) for path in (Path(result), read.path)):
         raise ZhclipError(f"{output}: the result itself; give --output another name")
     dataset = open_scored(read, dataset_root, split, image_folder)
-    page = render(read, dataset, number, seed)
+    page = render(read, dataset, number, seed, progress)
     try:
         with whole_file(output) as part:
             part.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ZhclipError(f"{output}: cannot be written ({error.strerror}); give another --output") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ZhclipError(f"{output}: cannot be written ({reason}); give another --output") from None
     return output
-
-
-# ---------------------------------------------------------------- the result
-
-
-def read_result(path: str | os.PathLike[str]) -> Result:
-    """The per-query file behind a result JSON, or itself, checked.
-
-    Raises:
-        ZhclipError: neither JSON nor NPZ; a JSON without a per-query file; a file that is missing or damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ZhclipError(f"{path}: no such file; give the result JSON of clip_benchmark or the NPZ beside it")
-    if zipfile.is_zipfile(path):
-        beside = path.with_suffix(".json")
-        try:
-            described = _read_json(beside) if beside.is_file() else {}
-        except ZhclipError:  # not ours, then
-            described = {}
-        ours = described.get("per_query") == path.name
-        return _read_queries(path, ours and bool(described.get("skipped_images")))
-    described = _read_json(path)
-    name = described.get("per_query")
-    if not isinstance(name, str) or not name:
-        raise ZhclipError(
-            f"{path}: names no per-query file; those are written for Chinese retrieval sets: run clip_benchmark eval "
-            "--dataset muge (or flickr30k-cn, coco-cn) again"
-        )
-    queries = path.parent / name
-    if Path(name).name != name or not queries.is_file():
-        raise ZhclipError(f"{path}: its per-query file {name} is not beside it; put it back, or evaluate again")
-    return _read_queries(queries, bool(described.get("skipped_images")))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ZhclipError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        described = None
-    if not isinstance(described, dict):
-        raise ZhclipError(f"{path}: neither a result JSON of clip_benchmark nor the NPZ beside one")
-    return described
-
-
-def _read_queries(path: Path, skipped: bool) -> Result:
-    try:
-        queries = load_per_query(path)
-        meta = queries.pop("meta")
-        if meta["format"] != FORMAT_VERSION:
-            raise ZhclipError(f"{path}: format {meta['format']!r}, this version reads {FORMAT_VERSION}; evaluate again")
-        start, item = queries["text_to_images_start"], queries["text_to_images_item"]
-        images, texts = len(queries["image_ids"]), len(queries["text_ids"])
-        _require(len(start) == texts + 1 and start[0] == 0 and start[-1] == len(item) and (np.diff(start) >= 0).all())
-        _require(not len(item) or (item.min() >= 0 and item.max() < images))
-        result = Result(path, queries, meta, skipped)
-        result.text_to_images = [item[start[text] : start[text + 1]].tolist() for text in range(texts)]
-        result.image_to_texts = invert(result.text_to_images, images)
-        for direction in result.directions:
-            asked, there = (texts, images) if direction == "image_retrieval" else (images, texts)
-            rank, top, counted = (queries[f"{direction}_{name}"] for name in ("rank", "top", "counted"))
-            _require(rank.shape == (asked,) and counted.shape == (asked,) and top.shape[:1] == (asked,))
-            _require(top.ndim == 2 and (not top.size or (top.min() >= -1 and top.max() < there)))
-            _require(not rank.size or (rank.min() >= 0 and rank.max() <= there))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, zlib.error) as error:
-        raise ZhclipError(f"{path}: not a per-query file, or damaged ({_one_line(error)}); evaluate again") from None
-    if not result.directions:
-        raise ZhclipError(f"{path}: has ranks but no best items of any query; evaluate again")
-    return result
-
-
-def _require(fits: Any) -> None:
-    if not fits:
-        raise ValueError("its arrays do not fit each other")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # ---------------------------------------------------------------- the dataset
@@ -195,9 +99,9 @@ def open_scored(
     Raises:
         ZhclipError: a dataset of somebody else's; data that isn't there, or is another.
     """
-    name = str(result.meta.get("dataset") or "")
+    name = result.meta["dataset"]
     known = retrieval.dataset_name(name.removeprefix("wds/"))
-    expected = result.meta.get("fingerprint")
+    expected = result.meta["fingerprint"]
     if known is None or not expected:
         ours = ", ".join(retrieval.DATASETS)
         raise ZhclipError(
@@ -210,7 +114,7 @@ def open_scored(
         try:
             if shards:
                 return open_wds(root, split=split or "test", skip_bad_images=result.skipped, name=known)
-            wanted = split or result.meta.get("split")
+            wanted = split or result.meta["split"] or None
             return retrieval.build_retrieval_dataset(known, root, None, wanted, result.skipped, raw, image_folder)
         except DatasetError as error:
             text = str(error).replace("--dataset_root", "--dataset-root")
@@ -225,7 +129,7 @@ def open_scored(
     if dataset.fingerprint() != expected:
         raise ZhclipError(
             f"{root}: other data than {result.path} was made on (fingerprint {dataset.fingerprint()[:12]}, there "
-            f"{str(expected)[:12]}); give the files that were scored as --dataset-root, and their --split"
+            f"{expected[:12]}); give the files that were scored as --dataset-root, and their --split"
         )
     return dataset
 
@@ -233,39 +137,41 @@ def open_scored(
 # ---------------------------------------------------------------- the page
 
 
-def render(result: Result, dataset: RetrievalDataset, number: int = 12, seed: int = 0) -> str:
+def render(
+    result: Result,
+    dataset: RetrievalDataset,
+    number: int = 12,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
     """The page as text. `dataset` is the one of the result, in whatever order its layout has it."""
-    import jinja2
-
     from zhclip_openclip import __version__
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(DATA),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages()
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}"
     shelf = _Shelf(result, dataset)
-    meta, metrics = result.meta, result.meta.get("metrics") or {}
-    pretrained = str(meta.get("pretrained") or "")
+    shown = {
+        direction: choose(result.queries[f"{direction}_rank"], result.queries[f"{direction}_counted"], number, seed)
+        for direction in result.directions
+    }
+    shelf.fill(shown, number, progress)
+    meta, pretrained = result.meta, result.meta["pretrained"]
     return environment.get_template(TEMPLATE).render(
-        model=str(meta.get("model") or ""),
+        model=meta["model"],
         pretrained=Path(pretrained).name if os.path.isabs(pretrained) else pretrained,
         dataset=meta["dataset"],
         split=dataset.split,
         images=len(dataset),
         texts=len(dataset.texts),
         skipped=len(dataset.skipped),
-        notes=dataset.notes,
+        notes=[*dataset.notes, *result.notes],
         fingerprint=dataset.fingerprint(),
         version=__version__,
         number=number,
         seed=seed,
         top=TOP,
-        directions=[_direction(direction, result, shelf, metrics, number, seed) for direction in result.directions],
+        directions=[_direction(direction, result, shelf, meta["metrics"], shown[direction]) for direction in shown],
     )
 
 
@@ -275,7 +181,7 @@ def choose(ranks: np.ndarray, counted: np.ndarray, number: int, seed: int) -> di
     Among equal ranks the seed draws, as the best of a good model are thousands of equals. Queries that are not counted
     in the recall, or have no right item, are not shown.
     """
-    rng = np.random.default_rng(seed)
+    rng, ranks = np.random.default_rng(seed), ranks.astype(np.int64)
     shuffled = rng.permutation(np.flatnonzero(counted & (ranks > 0)))
     return {
         "worst": shuffled[np.argsort(-ranks[shuffled], kind="stable")][:number].tolist(),
@@ -285,13 +191,12 @@ def choose(ranks: np.ndarray, counted: np.ndarray, number: int, seed: int) -> di
 
 
 def _direction(
-    direction: str, result: Result, shelf: _Shelf, metrics: dict[str, float], number: int, seed: int
+    direction: str, result: Result, shelf: _Shelf, metrics: dict[str, float], shown: dict[str, list[int]]
 ) -> dict[str, Any]:
-    ranks = result.queries[f"{direction}_rank"].astype(np.int64)
-    counted = result.queries[f"{direction}_counted"].astype(bool)
-    shown = choose(ranks, counted, number, seed)
+    ranks, counted = result.queries[f"{direction}_rank"], result.queries[f"{direction}_counted"]
     over = ranks[counted & (ranks > 0)]
-    recalls = {int(key.rpartition("@")[2]): metrics[key] for key in metrics if key.startswith(f"{direction}_recall@")}
+    named = [(RECALL.fullmatch(key), value) for key, value in metrics.items()]
+    recalls = {int(key[2]): value for key, value in named if key and key[1] == direction and key[2]}
     bands = []
     for low, high in _BANDS:
         among = int(((over >= low) & (over <= (high or over.max(initial=0)))).sum())
@@ -307,7 +212,7 @@ def _direction(
         "first": int((over == 1).sum()),
         "bands": bands,
         "sections": {
-            section: [shelf.query(direction, position, int(ranks[position])) for position in positions]
+            section: [shelf.query(direction, position) for position in positions]
             for section, positions in shown.items()
         },
     }
@@ -328,30 +233,64 @@ class _Shelf:
             raise ZhclipError(f"{result.path}: its id {error} is not in the data; evaluate again") from None
         self._pictures: dict[int, dict[str, Any]] = {}
 
-    def query(self, direction: str, position: int, rank: int) -> dict[str, Any]:
-        """Query, rank, the best answers in order, and, for a miss, right ones that are not among them."""
-        if direction == "image_retrieval":
-            ask, answer, right = self.text, self.picture, self.result.text_to_images[position]
-        else:
-            ask, answer, right = self.picture, self.text, self.result.image_to_texts[position]
+    def fill(
+        self, shown: dict[str, dict[str, list[int]]], number: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        """Reads the pictures of all queries that are shown (direction -> section -> positions).
+
+        Raises ZhclipError: by the size of the first few the page would have more than `PAGE_LIMIT` bytes.
+        """
+        places: list[int] = []
+        for direction, sections in shown.items():
+            for position in itertools.chain.from_iterable(sections.values()):
+                answers, missed = self.items(direction, position)
+                missed = missed[: _MOST_RIGHT[direction]]
+                places += [*answers, *(item for item, _ in missed)] if direction == "image_retrieval" else [position]
+        different = list(dict.fromkeys(places))
+        few = different[:: max(1, len(different) // _TRIED)]
+        for count, position in enumerate(dict.fromkeys([*few, *different]), start=1):
+            self.picture(position)
+            if count == len(few):
+                size = sum(len(self.picture(one)["source"]) for one in few) / count * len(places)
+                if size > PAGE_LIMIT:
+                    raise ZhclipError(
+                        f"--number {number} makes a page of about {size / 1e6:,.0f} MB with {len(places):,} pictures, "
+                        f"more than the {PAGE_LIMIT / 1e6:,.0f} MB that a page may have; --number "
+                        f"{max(1, int(0.95 * number * PAGE_LIMIT / size))} has about that"
+                    )
+            if progress:
+                progress(count, len(different))
+
+    def items(self, direction: str, position: int) -> tuple[list[int], list[tuple[int, int | None]]]:
+        """The best answers to a query, in order; and, for a miss, the right ones with their places."""
         best = [item for item in self.result.queries[f"{direction}_top"][position].tolist() if item >= 0]
-        answers = [
-            {**answer(item), "place": place, "right": item in right} for place, item in enumerate(best[:TOP], start=1)
-        ]
-        missed: list[dict[str, Any]] = []
-        if not any(entry["right"] for entry in answers):
-            places = {item: place for place, item in enumerate(best, start=1) if item in right}
-            if len(right) == 1:
-                places[right[0]] = rank
-            for item in sorted(right, key=lambda item: places.get(item, len(self.images) + len(self.texts))):
-                missed.append({"item": item, "place": places.get(item)})
-        most = _MOST_RIGHT[direction]
+        right = self.right(direction, position)
+        if any(item in right for item in best[:TOP]):
+            return best[:TOP], []
+        places = {item: place for place, item in enumerate(best, start=1) if item in right}
+        if len(right) == 1:
+            places[right[0]] = int(self.result.queries[f"{direction}_rank"][position])
+        last = len(self.images) + len(self.texts)
+        missed = sorted(right, key=lambda item: places.get(item, last))
+        return best[:TOP], [(item, places.get(item)) for item in missed]
+
+    def right(self, direction: str, position: int) -> list[int]:
+        relations = self.result.text_to_images if direction == "image_retrieval" else self.result.image_to_texts
+        return relations[position]
+
+    def query(self, direction: str, position: int) -> dict[str, Any]:
+        """Query, rank, the best answers in order, and, for a miss, right ones that are not among them."""
+        ask, answer = (self.text, self.picture) if direction == "image_retrieval" else (self.picture, self.text)
+        right, most = self.right(direction, position), _MOST_RIGHT[direction]
+        answers, missed = self.items(direction, position)
         return {
             **ask(position),
-            "rank": rank,
+            "rank": int(self.result.queries[f"{direction}_rank"][position]),
             "right_items": len(right),
-            "answers": answers,
-            "missed": [{**answer(entry["item"]), "place": entry["place"], "right": True} for entry in missed[:most]],
+            "answers": [
+                {**answer(item), "place": place, "right": item in right} for place, item in enumerate(answers, start=1)
+            ],
+            "missed": [{**answer(item), "place": place, "right": True} for item, place in missed[:most]],
             "more": max(0, len(missed) - most),
         }
 

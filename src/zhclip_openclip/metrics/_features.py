@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from zhclip_openclip.features.finite import FiniteError
+from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._exact import pair_scores
 
 FeatureSource = torch.Tensor | np.ndarray | Iterable
@@ -33,7 +35,7 @@ class Features:
         if not isinstance(source, (torch.Tensor, np.ndarray)):
             source = _gather(source, name)
         if source.ndim != 2:
-            raise ValueError(f"{name}: features have shape {tuple(source.shape)}; (n, dimensions) is needed")
+            raise MetricError(f"{name}: features have shape {tuple(source.shape)}; (n, dimensions) is needed")
         if isinstance(source, torch.Tensor):
             source = source.detach()
         self._data = source
@@ -56,11 +58,11 @@ class Features:
         return _float32(self._data[index.numpy()])
 
     def norms(self, start: int, stop: int) -> torch.Tensor:
-        """Euclidean norms of rows start..stop, (m,) float64; refuses NaN and infinity, which have no rank."""
+        """Euclidean norms of rows start..stop, (m,) float64. FiniteError: NaN or infinity, which have no rank."""
         norms = torch.linalg.vector_norm(self.block(start, stop), dim=1, dtype=torch.float64)
         bad = (~torch.isfinite(norms)).nonzero()
         if len(bad):
-            raise ValueError(
+            raise FiniteError(
                 f"{self.name}: row {start + int(bad[0])} is not finite; "
                 "check the model's outputs (mixed precision overflows first: try --no_amp)"
             )
@@ -91,7 +93,7 @@ def _gather(blocks: Iterable, name: str) -> torch.Tensor | np.ndarray:
         for block in blocks:
             block = _float32(block)
             if block.ndim != 2 or (dim is not None and block.shape[1] != dim):
-                raise ValueError(
+                raise MetricError(
                     f"{name}: a block has shape {tuple(block.shape)}; (n, {dim or 'dimensions'}) is needed"
                 )
             dim, count = block.shape[1], count + len(block)
@@ -106,7 +108,7 @@ def _gather(blocks: Iterable, name: str) -> torch.Tensor | np.ndarray:
             else:
                 file.write(memoryview(block.contiguous().numpy()).cast("B"))
         if dim is None:
-            raise ValueError(f"{name}: the stream of features is empty")
+            raise MetricError(f"{name}: the stream of features is empty")
         if file is None:
             return torch.cat(held)
         file.flush()

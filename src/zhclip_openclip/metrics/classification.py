@@ -32,8 +32,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from zhclip_openclip.features import ranks
+from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.image_pass import ImagePass
+from zhclip_openclip.features.progress import note
 from zhclip_openclip.metrics._best_scores import BestScores, columns_of
 from zhclip_openclip.prompts import checks, registry
 from zhclip_openclip.prompts._errors import PromptError
@@ -50,7 +51,10 @@ def run_classification(
 
     Of several processes rank 0 gets them, and the others raise Elsewhere. Scores of more than `ranks.gather_limit`
     bytes are `BestScores` there; several labels an image need all scores.
+
+    Raises FiniteError: features of an image, a column of the classifier or scores that are not finite.
     """
+    finite.check(classifier.T, lambda column: f"the classifier of class {column + 1}", device, amp)
     images = ImagePass(model, dataloader, device, amp, what)
     classes = classifier.shape[1]
     only_best = ranks.size() > 1 and (images.total or 0) * classes * 4 > ranks.gather_limit()
@@ -58,6 +62,7 @@ def run_classification(
     for features, target in images:
         with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
             scores = (100.0 * features @ classifier).float().cpu()
+        finite.check_images(scores, images.starts[-1], dataloader, what, device, amp)
         best = columns_of(scores) if only_best and target.ndim == 1 else (scores,)
         blocks.append((target.cpu(), *best))
     whole = ranks.gather_rows(blocks, images.starts)
@@ -66,7 +71,7 @@ def run_classification(
     target, *best = whole
     if only_best and target.ndim == 2:
         size = best[0].nbytes / 1e9
-        print(f"Note: {what or 'this data set'} has several labels an image: all its scores are here, {size:,.1f} GB")
+        note(f"Note: {what or 'this data set'} has several labels an image: all its scores are here, {size:,.1f} GB")
     return (BestScores(tuple(best), classes) if len(best) > 1 else best[0]), target
 
 
@@ -77,7 +82,8 @@ def evaluate(logits: torch.Tensor, target: torch.Tensor, classes: Sequence[str],
 
     logits: (images, classes). target: (images,) labels, or (images, classes) of zeros and ones.
 
-    Raises PromptError: no images, a label or a number of classes that does not fit.
+    Raises PromptError: no images, a label or a number of classes that does not fit. FiniteError: scores that are not
+    finite.
     """
     if len(target) == 0:
         raise PromptError(f"{dataset_name} has no images; look at --split and --dataset_root")
@@ -85,6 +91,8 @@ def evaluate(logits: torch.Tensor, target: torch.Tensor, classes: Sequence[str],
         raise PromptError(
             f"{dataset_name}: scores of shape {tuple(logits.shape)} for {len(target)} images and {len(classes)} classes"
         )
+    if type(logits) is torch.Tensor and not bool(torch.isfinite(logits).all()):  # of BestScores: run_classification
+        raise finite.FiniteError(f"{dataset_name}: scores that are not finite; look at the weights, or try --no_amp")
     checks.inside(target, classes, dataset_name)
     if target.ndim == 2:
         return _several_labels(logits, target, classes, dataset_name)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from zhclip_openclip._errors import ZhclipError
-from zhclip_openclip.features import ranks
+from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.image_pass import ImagePass
 from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._features import Features
 from zhclip_openclip.metrics.parts import score_parts
 from zhclip_openclip.metrics.per_query import save_per_query
@@ -46,6 +47,10 @@ def evaluate(
     Returns:
         `image_retrieval_recall@k`, `text_retrieval_recall@k` for each k, and the two `_mean_recall`; of MUGE the
         text-to-image ones alone. Of several processes rank 0 returns, and the others raise Elsewhere.
+
+    Raises:
+        FiniteError: features that are not finite; it names the image or the text, and the precision.
+        MetricError: the loader gives other images than its dataset has.
     """
     dataset = exact_dataset(dataloader)
     what = dataset.name if dataset is not None else ""
@@ -86,7 +91,7 @@ def evaluate(
         image_features = Features(text_features[:0], "image features")
     image_count = sum(ranks.everyones(len(image_features)))
     if dataset is not None and image_count != len(dataset):
-        raise ValueError(
+        raise MetricError(
             f"the loader gave {image_count} of the dataset's {len(dataset)} images; use shuffle=False and "
             "drop_last=False"
         )
@@ -128,7 +133,9 @@ def _text_encoder(
         autocast = torch.autocast(torch.device(device).type, enabled=amp)
         with torch.no_grad(), autocast, fast_linear(model, device, amp):
             encoded = model.encode_text(tokenizer(texts).to(device))
-            return torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
+            features = torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
+        finite.check(features, lambda row: f"the text {texts[row]!r}", device, amp)
+        return features
 
     return encode
 

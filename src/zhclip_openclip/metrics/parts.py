@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from zhclip_openclip.features import ranks
+from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._exact import full_float32, one_thread_each
 from zhclip_openclip.metrics._features import Features
 from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS
@@ -46,15 +47,16 @@ def score_parts(
 
     Raises:
         ranks.Elsewhere: on all other processes.
-        ValueError: sizes that do not fit, features that are not finite, a position out of range.
+        MetricError: sizes that do not fit, a position out of range.
+        FiniteError: features that are not finite.
     """
     counts = ranks.everyones(len(images))
     first, total = sum(counts[: ranks.rank()]), sum(counts)
     if len(text_to_images) != len(texts) or not len(texts) or not total:
-        raise ValueError(f"{len(text_to_images)} entries of text_to_images, {len(texts)} texts, {total} images")
+        raise MetricError(f"{len(text_to_images)} entries of text_to_images, {len(texts)} texts, {total} images")
     for text, right in enumerate(text_to_images):
         if any(not 0 <= image < total for image in right):
-            raise ValueError(f"text_to_images[{text}] = {list(right)}: there are only {total} images")
+            raise MetricError(f"text_to_images[{text}] = {list(right)}: there are only {total} images")
     here = [[image - first for image in right if 0 <= image - first < len(images)] for right in text_to_images]
     right_texts = invert(here, len(images))
 

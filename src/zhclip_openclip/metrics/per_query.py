@@ -25,9 +25,19 @@ from typing import Any
 import numpy as np
 
 from zhclip_openclip._files import whole_file
-from zhclip_openclip.metrics.recall import RetrievalScores
+from zhclip_openclip.metrics._npz import Form, OutcomeError, inside, read_npz, require
+from zhclip_openclip.metrics.recall import DIRECTIONS, RetrievalScores
 
 FORMAT_VERSION = 1
+_FORMS = {
+    "image_ids": Form("U", 1),
+    "text_ids": Form("U", 1),
+    "text_to_images_start": Form("i", 1),
+    "text_to_images_item": Form("i", 1),
+    **{f"{way}_rank": Form("i", 1, needed=False) for way in DIRECTIONS},
+    **{f"{way}_counted": Form("b", 1, needed=False) for way in DIRECTIONS},
+    **{f"{way}_top": Form("i", 2, needed=False) for way in DIRECTIONS},
+}
 
 
 def save_per_query(
@@ -73,8 +83,28 @@ def save_per_query(
 
 
 def load_per_query(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """All arrays by key, `meta` as a dict. Nothing in the file is executed (no pickles)."""
-    with np.load(path, allow_pickle=False) as file:
-        result: dict[str, Any] = {key: file[key] for key in file.files}
-    result["meta"] = json.loads(str(result["meta"]))
-    return result
+    """All arrays by key, `meta` as a dict. Nothing in the file is executed (no pickles), and all of it fits: positions
+    are those of items that there are, ranks are 0 or those of candidates.
+
+    Raises OutcomeError: no such file, a damaged one, or one of another format.
+    """
+    queries = read_npz(path, _FORMS)
+    if queries["meta"].get("format") != FORMAT_VERSION:
+        told = repr(queries["meta"].get("format"))[:40]
+        raise OutcomeError(f"{path}: format {told}, this version reads {FORMAT_VERSION}")
+    start, item = queries["text_to_images_start"], queries["text_to_images_item"]
+    images, texts = len(queries["image_ids"]), len(queries["text_ids"])
+    require(path, len(start) == texts + 1 and start[0] == 0 and start[-1] == len(item) and (np.diff(start) >= 0).all())
+    require(path, inside(item, 0, images - 1))
+    for direction in DIRECTIONS:
+        asked, there = (texts, images) if direction == "image_retrieval" else (images, texts)
+        if f"{direction}_rank" not in queries:
+            require(path, not {f"{direction}_counted", f"{direction}_top"} & set(queries))
+            continue
+        rank, counted = queries[f"{direction}_rank"], queries.get(f"{direction}_counted")
+        if counted is None:
+            raise OutcomeError(f"{path}: has no {direction}_counted")
+        require(path, rank.shape == counted.shape == (asked,) and inside(rank, 0, there))
+        top = queries.get(f"{direction}_top")
+        require(path, top is None or (len(top) == asked and inside(top, -1, there - 1)))
+    return queries

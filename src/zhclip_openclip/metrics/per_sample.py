@@ -29,10 +29,16 @@ import numpy as np
 import torch
 
 from zhclip_openclip._files import whole_file
+from zhclip_openclip.metrics._errors import MetricError
+from zhclip_openclip.metrics._npz import Form, OutcomeError, inside, keys, read_npz, require
 from zhclip_openclip.metrics.classification import average_precision_per_class, map_11_points, per_class_recall
 
 FORMAT_VERSION = 1
 TASK = "zeroshot_classification"
+#: What is believed of a file: the largest set of classes that we know of has 21,841.
+MOST_CLASSES = 1_000_000
+_ONE_LABEL = {"target": Form("i", 1), "predicted": Form("i", 1), "top": Form("i", 2)}
+_SEVERAL_LABELS = {"target": Form("i", 2), "scores": Form("f", 2)}
 
 
 def save_per_sample(
@@ -53,14 +59,14 @@ def save_per_sample(
         The path written.
 
     Raises:
-        ValueError: shapes that do not fit.
+        MetricError: shapes that do not fit.
     """
     path = Path(path)
     if path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
     logits, target = torch.as_tensor(logits).float().cpu(), torch.as_tensor(target).cpu()
     if logits.ndim != 2 or target.shape not in (logits.shape[:1], logits.shape):
-        raise ValueError(f"scores of shape {tuple(logits.shape)} and labels of shape {tuple(target.shape)}")
+        raise MetricError(f"scores of shape {tuple(logits.shape)} and labels of shape {tuple(target.shape)}")
     if target.ndim == 2:
         arrays = {"target": target.numpy().astype(np.uint8), "scores": logits.numpy()}
     else:
@@ -83,11 +89,26 @@ def save_per_sample(
 
 
 def load_per_sample(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """All arrays by key, `meta` as a dict. Nothing in the file is executed (no pickles)."""
-    with np.load(path, allow_pickle=False) as file:
-        result: dict[str, Any] = {key: file[key] for key in file.files}
-    result["meta"] = json.loads(str(result["meta"]))
-    return result
+    """All arrays by key, `meta` as a dict. Nothing in the file is executed (no pickles), and all of it fits: labels and
+    answers are those of classes that there are, scores are finite.
+
+    Raises OutcomeError: no such file, a damaged one, or one of another format.
+    """
+    meta = read_npz(path, {})["meta"]
+    if meta.get("format") != FORMAT_VERSION:
+        raise OutcomeError(f"{path}: format {repr(meta.get('format'))[:40]}, this version reads {FORMAT_VERSION}")
+    classes = meta.get("classes")
+    if type(classes) is not int or not 0 < classes <= MOST_CLASSES:
+        raise OutcomeError(f"{path}: classes is {repr(classes)[:40]}, no number from 1 to {MOST_CLASSES:,}")
+    arrays = read_npz(path, _SEVERAL_LABELS if "scores" in keys(path) else _ONE_LABEL)
+    target = arrays["target"]
+    if "scores" in arrays:
+        require(path, arrays["scores"].shape == target.shape and target.shape[1] == classes and inside(target, 0, 1))
+        return {**arrays, "target": target.astype(np.uint8)}
+    require(path, inside(target, 0, classes - 1) and arrays["predicted"].shape == target.shape)
+    require(path, arrays["top"].shape == (len(target), min(5, classes)))
+    require(path, inside(arrays["predicted"], 0, classes - 1) and inside(arrays["top"], 0, classes - 1))
+    return arrays
 
 
 def metrics(arrays: dict[str, np.ndarray], classes: int) -> dict[str, float]:

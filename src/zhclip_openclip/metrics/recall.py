@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._exact import error_bound, full_float32, one_thread_each
 from zhclip_openclip.metrics._features import Features, FeatureSource, score_pairs
 from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS, Tile, TileBuffers
@@ -95,7 +96,8 @@ def score_retrieval(
         block: texts and images a tile; changes memory and speed, never the result.
 
     Raises:
-        ValueError: an unknown direction, sizes that do not fit, features that are not finite, a position out of range.
+        MetricError: an unknown direction, sizes that do not fit, a position out of range.
+        FiniteError: features that are not finite.
     """
     texts, images = Features(text_features, "text features"), Features(image_features, "image features")
     if image_to_texts is None:
@@ -230,9 +232,9 @@ def _check(
 ) -> None:
     unknown = [direction for direction in directions if direction not in DIRECTIONS]
     if unknown or not directions:
-        raise ValueError(f"directions {list(directions)}: use {' and/or '.join(DIRECTIONS)}")
+        raise MetricError(f"directions {list(directions)}: use {' and/or '.join(DIRECTIONS)}")
     if texts.dim != images.dim:
-        raise ValueError(
+        raise MetricError(
             f"text features have {texts.dim} dimensions and image features {images.dim}; take both from the same model"
         )
     for what, relations, queries, items in (
@@ -240,7 +242,7 @@ def _check(
         ("image_to_texts", image_to_texts, images, texts),
     ):
         if len(relations) != len(queries) or not len(queries):
-            raise ValueError(f"{what} has {len(relations)} entries, but there are {len(queries)} {queries.name}")
+            raise MetricError(f"{what} has {len(relations)} entries, but there are {len(queries)} {queries.name}")
         for query, right in enumerate(relations):
             if any(not 0 <= item < len(items) for item in right):
-                raise ValueError(f"{what}[{query}] = {list(right)}: there are only {len(items)} {items.name}")
+                raise MetricError(f"{what}[{query}] = {list(right)}: there are only {len(items)} {items.name}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._exact import error_bound, full_float32
 from zhclip_openclip.metrics._features import Features, FeatureSource, score_pairs
 from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS, Tile, TileBuffers, down
@@ -142,7 +143,7 @@ def blocked_topk(
     """
     left, right = Features(queries, "queries"), Features(items, "items")
     if left.dim != right.dim:
-        raise ValueError(f"queries have {left.dim} dimensions and items {right.dim}; take both from the same model")
+        raise MetricError(f"queries have {left.dim} dimensions and items {right.dim}; take both from the same model")
     top = StreamingTopK(len(left), k, lambda q, i: score_pairs(left, right, q, i))
     buffers, bound = TileBuffers(), error_bound(left.dim)
     norms = left.norms(0, len(left))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-from zhclip_openclip.features import ranks
+from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
 from zhclip_openclip.prompts._errors import PromptError
@@ -51,7 +51,7 @@ def zero_shot_classifier(
     templates: texts with `{c}`, or class name -> finished prompts.
     amp: mixed precision; the caller decides.
 
-    Raises PromptError: no prompts, or none for a class.
+    Raises PromptError: no prompts, or none for a class. FiniteError: features of a prompt that are not finite.
     """
     texts, text_of, class_of = _prompts(classnames, templates)
     kind = torch.device(device).type
@@ -59,7 +59,7 @@ def zero_shot_classifier(
     batches = _Batches(model, tokenizer, texts, tokens_per_batch or TOKENS_PER_BATCH.get(kind, _OTHER_DEVICES))
     uses = _Uses(batches.prompt_of_text[text_of], class_of, batches.order)
     with torch.no_grad(), torch.autocast(kind, enabled=amp), Progress("prompts", "", len(batches.order)) as progress:
-        for bounds, blocks in _encoded(model, batches, device, amp, progress):
+        for bounds, blocks in _encoded(model, batches, texts, device, amp, progress):
             for (start, stop), unit in zip(bounds, blocks, strict=True):
                 if total is None:
                     total = torch.zeros(len(classnames), unit.shape[-1], dtype=torch.float32, device=unit.device)
@@ -69,12 +69,15 @@ def zero_shot_classifier(
                 total.index_add_(0, classes.to(unit.device), unit.float()[rows.to(unit.device)])
         counts = torch.bincount(class_of, minlength=len(classnames)).to(total)
         mean = total / counts[:, None]
+        norms = mean.norm(dim=-1, keepdim=True)
+        # Prompts that cancel out leave nothing to divide by.
+        finite.check(1 / norms, lambda row: f"the mean of the prompts of {classnames[row]!r}", device, amp)
         # A GPU adds up in an order of its own, so that of several processes all take one result.
-        return ranks.from_first((mean / mean.norm(dim=-1, keepdim=True)).to(dtype).T.contiguous().to(device))
+        return ranks.from_first((mean / norms).to(dtype).T.contiguous().to(device))
 
 
 def _encoded(
-    model, batches: _Batches, device: str, amp: bool, progress: Progress
+    model, batches: _Batches, texts: list[str], device: str, amp: bool, progress: Progress
 ) -> Iterator[tuple[list[tuple[int, int]], list[torch.Tensor]]]:
     """Batches one after the other: their bounds and (prompts, d) unit features on `device`.
 
@@ -87,6 +90,7 @@ def _encoded(
             with fast_linear(model, device, amp):
                 features = model.encode_text(batches.tokens(*window[index]).to(device))
             mine.append(F.normalize(features, dim=-1))
+            finite.check(mine[-1], lambda row, at=window[index][0]: batches.named(texts, at + row), device, amp)
             progress.add(len(features))
         if ranks.size() > 1:
             progress.wait()
@@ -153,6 +157,11 @@ class _Batches:
             self.order = torch.tensor(sorted(range(len(texts)), key=lambda index: -len(texts[index])))
             self._texts = texts
             self.bounds = _bounds([1] * len(texts), _TEXTS_PER_BATCH)
+
+    def named(self, texts: list[str], place: int) -> str:
+        """For an error: the prompt at this place of the order."""
+        text = (self.prompt_of_text == self.order[place]).nonzero()[0]
+        return f"the prompt {texts[int(text)]!r}"
 
     def tokens(self, start: int, stop: int):
         """What `encode_text` takes for the prompts `order[start:stop]`, still to be moved to the device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zhclip_openclip._generated import put_between
 from zhclip_openclip.prompts import classnames, editions, registry, templates
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts._files import packaged
@@ -83,12 +84,4 @@ def put_in(path: Path) -> bool:
 
     Raises PromptError: it has no such marks.
     """
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise PromptError(f"{path} has no {BEGIN} and {END}; the table goes between these marks")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    new = f"{before}{BEGIN}\n\n{table()}\n\n{ALIKE}\n\n{alike()}\n\n{END}{after}"
-    if new != text:
-        path.write_text(new, encoding="utf-8")
-    return new != text
+    return put_between(path, BEGIN, END, f"{table()}\n\n{ALIKE}\n\n{alike()}", PromptError)

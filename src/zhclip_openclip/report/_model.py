@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from zhclip_openclip._errors import printable
+
 #: What a cell can be told to be, from the best to the least known.
 VERDICTS = ("reproduced", "off", "no interval", "not run", "not published")
 
@@ -139,12 +141,13 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" + (f"; {self.way_out}" if self.way_out else "")
-        return " ".join(text.split())
+        return printable(" ".join(text.split()))
 
 
 @dataclass
 class Report:
-    """What the views show. sources: source key -> where the published values are from."""
+    """What the views show. sources: source key -> where the published values are from. pairs: of runs that p is
+    corrected for, more than `comparisons` has where there are too many to compare them all."""
 
     tables: list[Table] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -154,3 +157,8 @@ class Report:
     resamples: int = 0
     seed: int = 0
     sources: dict[str, str] = field(default_factory=dict)
+    pairs: int = 0
+
+    @property
+    def corrected_for(self) -> int:
+        return max(self.pairs, len(self.comparisons))

@@ -14,7 +14,8 @@ from zhclip_openclip._paths import DATA
 from zhclip_openclip.prompts import registry
 
 PUBLISHED = DATA / "published"
-RECALL = re.compile(r"(image_retrieval|text_retrieval)_(?:recall@([1-9]\d*)|mean_recall)")
+#: A k of nine digits is more than any set of candidates has; the int() of thousands of digits fails.
+RECALL = re.compile(r"(image_retrieval|text_retrieval)_(?:recall@([1-9][0-9]{0,8})|mean_recall)")
 ONE_LABEL = ("acc1", "acc5", "mean_per_class_recall", "mean_per_class_accuracy")
 SEVERAL_LABELS = ("mean_average_precision", "map_11_points")
 #: Data sets whose images have several labels.

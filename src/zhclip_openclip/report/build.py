@@ -28,6 +28,9 @@ __all__ = ["VERDICTS", "Cell", "Column", "Comparison", "Problem", "Report", "Row
 _RANKED_BY = ("acc1", "mean_average_precision", "map_11_points", "mean_per_class_recall", "mean_per_class_accuracy")
 #: Values that differ by less are equal: clip_benchmark rounds to float32, and these are percent.
 _EQUAL = 1e-4
+#: Runs on one data set up to which each pair of them is compared: 120 pairs, and with several labels an image, where a
+#: pair takes seconds, 10. Of more, each is compared with the best.
+ALL_PAIRS, ALL_SLOW_PAIRS = 16, 5
 
 
 def build(
@@ -60,21 +63,22 @@ def build(
     read = read_results(results, links_from)
     shown, duplicates = without_duplicates(read)
     planned = Layout(sources, read, shown, models, datasets).tables()
-    questions = _questions(planned)
     figures = _Figures(read, resamples, seed)
-    cells = [(table, row, column) for table in planned for row in table.rows for column in table.columns]
-    count = _Count(len(cells) + len(questions), progress)
+    questions, unasked, left_out = _questions(planned, figures)
+    cells = [column.metric for table in planned for column in table.columns for _ in table.rows]
+    count = _Count(sum(map(_cost, [*cells, *(one.column.metric for one in questions)])), progress)
     tables = [_table(table, figures, count) for table in planned]
-    comparisons, unpaired = _comparisons(questions, figures, count)
+    comparisons, unpaired = _comparisons(questions, unasked, figures, count)
     used = {row.source for table in tables for row in table.rows if row.source}
     return Report(
         tables=tables,
         comparisons=comparisons,
-        problems=[*problems, *read.problems, *duplicates, *unpaired],
+        problems=[*problems, *read.problems, *duplicates, *left_out, *unpaired],
         runs=read.runs,
         level=statistics.LEVEL,
         resamples=resamples,
         seed=seed,
+        pairs=len(comparisons) + unasked,
         sources={source.key: source.text for source in sources if source.key in used},
     )
 
@@ -85,10 +89,16 @@ class _Count:
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
         self.done, self.total, self.progress = 0, total, progress
 
-    def step(self) -> None:
-        self.done += 1
-        if self.progress:
-            self.progress(self.done, self.total)
+    def step(self, metric: str) -> None:
+        for _ in range(_cost(metric)):
+            self.done += 1
+            if self.progress:
+                self.progress(self.done, self.total)
+
+
+def _cost(metric: str) -> int:
+    """How much longer the figures of a metric take than those of others, so that a bar tells the time that is left."""
+    return 50 if metric in _names.SEVERAL_LABELS else 1
 
 
 # ---------------------------------------------------------------- cells
@@ -127,7 +137,7 @@ def _table(planned: PlannedTable, figures: _Figures, count: _Count) -> Table:
         cells = {}
         for column in planned.columns:
             cells[column.key] = _cell(row, column, planned.task, figures)
-            count.step()
+            count.step(column.metric)
         source = row.source.key if row.source else ""
         rows.append(Row(row.model, row.title, source, row.variant, cells))
     for column in planned.columns:
@@ -197,10 +207,13 @@ class _Question:
     runs: tuple[tuple[int, str], tuple[int, str]]
 
 
-def _questions(tables: list[PlannedTable]) -> list[_Question]:
-    """All pairs of runs by the metrics of their data set that models are ranked by, each pair once."""
+def _questions(tables: list[PlannedTable], figures: _Figures) -> tuple[list[_Question], int, list[Problem]]:
+    """The pairs of runs to compare by the metrics of their data set that models are ranked by, each pair once; how many
+    pairs are not compared, since there are too many runs; and where that is so."""
     questions: list[_Question] = []
     asked: set[tuple] = set()
+    many: dict[str, int] = {}
+    unasked = 0
     for table in tables:
         for column in table.columns:
             if not _ranks(column, tables, table.task):
@@ -208,14 +221,42 @@ def _questions(tables: list[PlannedTable]) -> list[_Question]:
             runs: dict[int, str] = {}
             for row in table.rows:
                 index = row.group.cells.get((table.task, column.dataset)) if row.group else None
-                if index is not None:
+                if index is not None and figures.samples(index, column.metric):
                     runs.setdefault(index, Row(row.model, row.title, variant=row.variant).label)
-            for pair in itertools.combinations(runs.items(), 2):
+            pairs = list(itertools.combinations(runs.items(), 2))
+            if len(runs) > (ALL_SLOW_PAIRS if column.metric in _names.SEVERAL_LABELS else ALL_PAIRS):
+                with_best = _with_best(runs, column.metric, figures)
+                unasked += len(pairs) - len(with_best)
+                pairs, many[column.dataset] = with_best, len(runs)
+            for pair in pairs:
                 key = column.dataset, column.metric, frozenset(index for index, _ in pair)
                 if key not in asked:
                     asked.add(key)
                     questions.append(_Question(table, column, pair))
-    return questions
+    return questions, unasked, [_too_many(dataset, number) for dataset, number in many.items()]
+
+
+def _with_best(runs: dict[int, str], metric: str, figures: _Figures) -> list[tuple[tuple[int, str], tuple[int, str]]]:
+    """Each run with the best of those on the same samples, with the same version of the prompts. The best is known from
+    the data, so that the correction has to count all pairs."""
+    groups: dict[tuple[str, int | None], list[int]] = {}
+    for index in runs:
+        key = figures.read.outcomes[index].fingerprint, older_version(figures.read.runs[index])
+        groups.setdefault(key, []).append(index)
+    pairs = []
+    for group in groups.values():
+        best = max(group, key=lambda index: figures.value(index, metric))
+        pairs += [((best, runs[best]), (index, runs[index])) for index in group if index != best]
+    return pairs
+
+
+def _too_many(dataset: str, runs: int) -> Problem:
+    return Problem(
+        dataset,
+        f"{runs:,} runs make {runs * (runs - 1) // 2:,} pairs: each is compared with the best alone, and p is "
+        "corrected for all pairs",
+        "--models names fewer",
+    )
 
 
 def _ranks(column: Column, tables: list[PlannedTable], task: str) -> bool:
@@ -232,16 +273,14 @@ def _ranks(column: Column, tables: list[PlannedTable], task: str) -> bool:
 
 
 def _comparisons(
-    questions: list[_Question], figures: _Figures, count: _Count
+    questions: list[_Question], unasked: int, figures: _Figures, count: _Count
 ) -> tuple[list[Comparison], list[Problem]]:
     found: list[tuple[_Question, statistics.Paired]] = []
     problems: dict[frozenset[int], Problem] = {}
     outcomes = figures.read.outcomes
     for question in questions:
-        count.step()
+        count.step(question.column.metric)
         (one, _), (other, _) = question.runs
-        if outcomes[one] is None or outcomes[other] is None:
-            continue
         if older := _older_prompts(figures.read.runs, one, other):
             problems.setdefault(frozenset(older[:1]), older[1])  # once, however many are newer
             continue
@@ -256,7 +295,7 @@ def _comparisons(
             continue
         if paired is not None:
             found.append((question, paired))
-    corrected = statistics.holm([paired.p for _, paired in found])
+    corrected = statistics.holm([paired.p for _, paired in found], unasked)
     comparisons = [
         _comparison(question, paired, p, significant)
         for (question, paired), (p, significant) in zip(found, corrected, strict=True)

@@ -6,7 +6,6 @@ is used all the same.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from zhclip_openclip import families
+from zhclip_openclip._errors import ZhclipError, printable
+from zhclip_openclip._reading import reading
 from zhclip_openclip.report import _names
 from zhclip_openclip.report._model import Problem
+from zhclip_openclip.report.result_json import Unusable, read_value, shown
 
 FORMAT_VERSION = 1
 _FORM = "docs/reports.md has the form"
@@ -75,17 +77,14 @@ def load_published(files: Iterable[str | os.PathLike[str]] = ()) -> tuple[list[S
 
 def read_published(path: Path) -> tuple[Source | None, list[Problem]]:
     """One file; no source if nothing of it can be used."""
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        return None, [Problem(str(path), f"cannot be read ({error.strerror})", "give --published an existing file")]
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}:{error.colno}"
-        return None, [Problem(where, f"broken JSON ({error.msg})", "mend it there")]
-    except (ValueError, RecursionError):
-        return None, [Problem(str(path), "is no JSON in UTF-8", _FORM)]
     reader = _Reader(path)
-    return reader.read(described), reader.problems
+    try:
+        with reading(path, advice=_FORM):
+            return reader.read(read_value(path, "mend it there; " + _FORM)), reader.problems
+    except Unusable as unusable:
+        return None, [unusable.problem]
+    except ZhclipError as error:
+        return None, [Problem(str(path), str(error).removeprefix(f"{printable(str(path))}: "))]
 
 
 class _Reader:
@@ -103,12 +102,12 @@ class _Reader:
             self.wrong("", "is no table of published figures (has no object 'datasets')", _FORM)
             return None
         if described.get("format") != FORMAT_VERSION:
-            self.wrong("format", f"is {described.get('format')!r}, this version reads {FORMAT_VERSION}")
+            self.wrong("format", f"is {shown(described.get('format'))}, this version reads {FORMAT_VERSION}")
             return None
         self.unknown_keys("", described, _KEYS)
         decimals = described.get("decimals")
         if not isinstance(decimals, int) or isinstance(decimals, bool) or not 0 <= decimals <= 6:
-            self.wrong("decimals", f"is {decimals!r}", "say how many the figures are rounded to, such as 2")
+            self.wrong("decimals", f"is {repr(decimals)[:60]}", "say how many the figures are rounded to, such as 2")
             return None
         source = Source(self.path.stem, self.text_of(described), decimals)
         self.models(described.get("models", {}), source)
@@ -165,7 +164,7 @@ class _Reader:
                     f"{where}.metrics", f"{metric!r} does not fit {dataset}", f"it has {_names.metrics_of(dataset)}"
                 )
         if not isinstance(entry.get("split", ""), str):
-            self.wrong(f"{where}.split", f"is {json.dumps(entry['split'])}", "name the split that was scored")
+            self.wrong(f"{where}.split", f"is {shown(entry['split'])}", "name the split that was scored")
         for model, row in entry["values"].items():
             self.row(f"{where}.values.{model}", model, dataset, metrics, row, source)
 
@@ -181,7 +180,7 @@ class _Reader:
             if value is None or not _names.fits(metric, dataset):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
-                self.wrong(where, f"{metric} is {json.dumps(value)}", "figures are percent, from 0 to 100")
+                self.wrong(where, f"{metric} is {shown(value)}", "figures are percent, from 0 to 100")
             else:
                 source.values.setdefault((dataset, metric), {})[model] = float(value)
 

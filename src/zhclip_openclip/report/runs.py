@@ -5,34 +5,30 @@ Nothing in a folder of results stops the others from being read: what cannot be 
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import os
-import zipfile
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from zhclip_openclip import families
+from zhclip_openclip._errors import ZhclipError, printable
+from zhclip_openclip._reading import reading
 from zhclip_openclip.metrics import per_query, per_sample
+from zhclip_openclip.metrics._npz import OutcomeError, require, text_of
 from zhclip_openclip.metrics.recall import DIRECTIONS
 from zhclip_openclip.prompts import editions, languages, registry
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.report import _names, statistics
 from zhclip_openclip.report._model import Problem, Run
+from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, named, read_result, versions_of
 from zhclip_openclip.report.statistics import Labels, Outcomes, Ranks, Scores
 
 CLASSIFICATION, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
 #: Two values of one metric are the same up to here: clip_benchmark rounds recall to float32, the others differ in the
 #: order of a sum.
 SAME = 1e-6
-_REQUIRED = ("dataset", "model", "metrics")
-#: Keys that have a field of their own in `Run`; other short ones are its facts.
-_KNOWN = {*_REQUIRED, "pretrained", "task", "language", "template_set", "per_query", "per_sample", "gallery"}
-#: What this package adds to a result; one with none of these, of a model that is not ours, is foreign.
-_OURS = {"per_query", "per_sample", "template_set", "classname_source", "english_classes", "skipped_images"}
 
 
 @dataclass
@@ -44,17 +40,6 @@ class Results:
     problems: list[Problem] = field(default_factory=list)
 
 
-class _Unusable(Exception):
-    """Why a file is left out, or what was answered is."""
-
-    def __init__(self, what: str, way_out: str = "", place: str = "") -> None:
-        super().__init__(what)
-        self.what, self.way_out, self.place = what, way_out, place
-
-    def problem(self, path: Path) -> Problem:
-        return Problem(f"{path}{self.place}", self.what, self.way_out)
-
-
 def read_results(paths: Iterable[str | os.PathLike[str]], links_from: str | os.PathLike[str] | None = None) -> Results:
     """All results in the files and folders (with the folders below, hidden ones left out), in the order of their paths.
 
@@ -62,37 +47,43 @@ def read_results(paths: Iterable[str | os.PathLike[str]], links_from: str | os.P
     """
     results = Results()
     for path in _files(paths, results.problems):
-        try:
-            described = _read_json(path)
-            run, problems = _run(path, described, Path(links_from or "."))
+        with _noting(results.problems, path):
+            result = read_result(path)
+            run, outcomes, problems = _run(result, Path(links_from or "."))
             results.problems += problems
-        except _Unusable as unusable:
-            results.problems.append(unusable.problem(path))
-            continue
-        outcomes = None
-        try:
-            outcomes, run = _outcomes(path, described, run)
-        except _Unusable as unusable:
-            results.problems.append(unusable.problem(path))
-        results.runs.append(run)
-        results.outcomes.append(outcomes)
+            results.runs.append(run)
+            results.outcomes.append(outcomes)
     return results
+
+
+@contextlib.contextmanager
+def _noting(problems: list[Problem], path: Path) -> Iterator[None]:
+    """The boundary around one result: whatever is wrong with it is a problem, and the others are read."""
+    try:
+        with reading(path, advice="take it away"):
+            yield
+    except Unusable as unusable:
+        problems.append(unusable.problem)
+    except ZhclipError as error:
+        problems.append(Problem(str(path), str(error).removeprefix(f"{printable(str(path))}: ")))
 
 
 def _files(paths: Iterable[str | os.PathLike[str]], problems: list[Problem]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = [file for file in path.rglob("*.json") if not _hidden(file.relative_to(path)) and file.is_file()]
-            if not inside:
-                way_out = "give the folder that clip_benchmark eval --output writes to"
-                problems.append(Problem(str(path), "no result in this folder", way_out))
-            for file in sorted(inside):
-                found.setdefault(file.resolve(), file)
-        elif path.is_file():
-            found.setdefault(path.resolve(), path)
-        else:
-            problems.append(Problem(str(path), "no such file or folder", "give the result JSON of clip_benchmark"))
+        with _noting(problems, path):
+            if path.is_dir():
+                inside = [file for file in path.rglob("*.json") if not _hidden(file.relative_to(path))]
+                inside = [file for file in inside if file.is_file()]
+                if not inside:
+                    way_out = "give the folder that clip_benchmark eval --output writes to"
+                    problems.append(Problem(str(path), "no result in this folder", way_out))
+                for file in sorted(inside):
+                    found.setdefault(file.resolve(), file)
+            elif path.is_file():
+                found.setdefault(path.resolve(), path)
+            else:
+                problems.append(Problem(str(path), "no such file or folder", "give the result JSON of clip_benchmark"))
     return list(found.values())
 
 
@@ -100,74 +91,36 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-# ---------------------------------------------------------------- the JSON
+# ---------------------------------------------------------------- one result
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    again = "evaluate again, or take it away"
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _Unusable(f"cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        raise _Unusable(f"broken JSON ({error.msg})", again, f":{error.lineno}:{error.colno}") from None
-    except (ValueError, RecursionError):
-        raise _Unusable("is no JSON in UTF-8", again) from None
-    missing = [key for key in _REQUIRED if not isinstance(described, dict) or key not in described]
-    if missing:
-        raise _Unusable(f"is no result of clip_benchmark (has no {' and no '.join(missing)})", "take it away")
-    for key in ("dataset", "model"):
-        if not isinstance(described[key], str) or not described[key].strip():
-            raise _Unusable(f"{key} is {json.dumps(described[key], ensure_ascii=False)}", "it must be a name")
-    if not isinstance(described["metrics"], dict):
-        raise _Unusable("metrics is no object", again)
-    return described
-
-
-def _run(path: Path, described: dict[str, Any], links_from: Path) -> tuple[Run, list[Problem]]:
-    problems = []
-    metrics: dict[str, float] = {}
-    for key, value in described["metrics"].items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            continue  # metrics by class, and the acc5 of four classes
-        if 0 <= value <= 1:
-            metrics[key] = float(value)
-        else:
-            problems.append(Problem(f"{path}: {key}", f"is {value}, no share from 0 to 1", "it is left out"))
-    if not metrics:
-        raise _Unusable("has no metric that can be reported", "evaluate again, or take it away")
-    model, dataset = _names.model_name(described["model"]), _names.dataset_name(described["dataset"])
-    problems += _misspelt(path, model, dataset)
-    skipped = described.get("skipped_images")
-    if isinstance(skipped, dict) and skipped.get("count"):
-        what = f"{skipped['count']} images could not be read and are not in its metrics"
-        problems.append(Problem(str(path), what, "its figures are of fewer samples than others'"))
-    facts = {
-        key: value for key, value in described.items() if key not in _KNOWN and isinstance(value, (str, int, float))
-    }
-    if isinstance(described.get("versions"), dict):
-        facts["versions"] = described["versions"]
+def _run(result: Result, links_from: Path) -> tuple[Run, Outcomes | None, list[Problem]]:
+    model, dataset = _names.model_name(result.model), _names.dataset_name(result.dataset)
     run = Run(
-        path=str(path),
+        path=str(result.path),
         model=model,
-        pretrained=str(described.get("pretrained") or ""),
+        pretrained=result.pretrained,
         dataset=dataset,
-        language=str(described.get("language") or ""),
-        task=_task(described, dataset, metrics),
-        templates=str(described.get("template_set") or ""),
-        metrics=_derived(metrics),
-        gallery=_gallery(path, described, links_from),
-        foreign=families.find(model) is None and not _OURS & set(described),
-        facts={"spelling": described["dataset"], **facts},
+        language=result.language,
+        task=_task(result, dataset),
+        templates=result.templates,
+        metrics=_derived(result.metrics),
+        gallery=result.gallery and Path(os.path.relpath(result.gallery, links_from)).as_posix(),
+        foreign=families.find(model) is None and not result.made_here,
+        facts=result.facts,
     )
-    return run, problems
+    problems = [*result.problems, *_misspelt(result.path, model, dataset)]
+    try:
+        outcomes, run = _outcomes(result, run)
+    except Unusable as unusable:
+        return run, None, [*problems, unusable.problem]
+    return run, outcomes, problems
 
 
-def _task(described: dict[str, Any], dataset: str, metrics: dict[str, float]) -> str:
-    task = described.get("task")
-    if isinstance(task, str) and task and task != "auto":
-        return task
-    recall = _names.is_retrieval(dataset) or any(map(_names.RECALL.fullmatch, metrics))
+def _task(result: Result, dataset: str) -> str:
+    if result.task not in ("", "auto"):
+        return result.task
+    recall = _names.is_retrieval(dataset) or any(map(_names.RECALL.fullmatch, result.metrics))
     return RETRIEVAL if recall else CLASSIFICATION
 
 
@@ -196,86 +149,69 @@ def _misspelt(path: Path, model: str, dataset: str) -> list[Problem]:
     return problems
 
 
-def _gallery(path: Path, described: dict[str, Any], links_from: Path) -> str | None:
-    """The page that the result names or, by its name, the page beside it; as a link."""
-    named = described.get("gallery")
-    for name in (named if isinstance(named, str) else None, f"{path.stem}.html", f"{path.stem}_gallery.html"):
-        if name and (path.parent / name).is_file():
-            return Path(os.path.relpath(path.parent / name, links_from)).as_posix()
-    return None
-
-
 # ---------------------------------------------------------------- what was answered
 
 
-def _outcomes(path: Path, described: dict[str, Any], run: Run) -> tuple[Outcomes | None, Run]:
+def _outcomes(result: Result, run: Run) -> tuple[Outcomes | None, Run]:
     """Each sample's outcome, from the NPZ that the JSON names, and the run with what that file tells."""
-    kind = next((key for key in ("per_sample", "per_query") if described.get(key)), None)
-    if kind is None:
+    if result.outcomes is None:
         return None, run
-    name, again = described[kind], "evaluate again; without it there is no interval"
-    if not isinstance(name, str) or Path(name).name != name or not (path.parent / name).is_file():
-        raise _Unusable(f"its {kind} file {name} is not beside it", again)
-    file = path.parent / name
+    (kind, name), again = result.outcomes, "evaluate again; without it there is no interval"
+    file = beside(result.path, name)
+    if file is None:
+        raise Unusable(result.path, f"its {kind} file {named(name)} is not beside it", again)
     try:
-        if kind == "per_query":
-            outcomes, meta = _ranks(per_query.load_per_query(file))
-            version = per_query.FORMAT_VERSION
-        else:
-            outcomes, meta = _labels(per_sample.load_per_sample(file))
-            version = per_sample.FORMAT_VERSION
-        if meta.get("format") != version:
-            raise ValueError(f"format {meta.get('format')!r}, this version reads {version}")
-    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _Unusable(f"its {kind} file {name} is damaged ({reason})", again) from None
-    _check_same(name, meta, outcomes, described, run)
-    facts = {key: meta[key] for key in ("split", "fingerprint", "versions") if meta.get(key)}
-    return outcomes, replace(run, samples=str(file), facts={**run.facts, **facts})
+        with reading(file, OutcomeError):
+            outcomes, meta = _ranks(file) if kind == "per_query" else _labels(file)
+            _check_same(meta, outcomes, result, run)
+    except OutcomeError as error:
+        reason = str(error).removeprefix(f"{printable(str(file))}: ")
+        raise Unusable(result.path, f"its {kind} file {name} is damaged ({reason})", again) from error
+    facts = {key: fact(meta[key]) for key in ("split", "fingerprint") if meta.get(key)}
+    return outcomes, replace(run, samples=str(file), facts={**run.facts, **facts, **versions_of(meta)})
 
 
-def _labels(file: dict[str, Any]) -> tuple[Outcomes, dict[str, Any]]:
-    meta, target = file["meta"], file["target"]
-    fingerprint = str(meta.get("fingerprint") or "")
-    if "scores" in file:
-        _require(target.ndim == 2 and file["scores"].shape == target.shape and target.size)
-        return Scores(target, file["scores"], fingerprint), meta
-    classes = int(meta["classes"])
-    _require(target.ndim == 1 and len(target) and target.min() >= 0 and target.max() < classes)
-    _require(file["predicted"].shape == target.shape and file["top"].shape == (len(target), min(5, classes)))
-    return Labels(target, file["predicted"], file["top"], classes, fingerprint), meta
+def _labels(file: Path) -> tuple[Outcomes, dict[str, Any]]:
+    arrays = per_sample.load_per_sample(file)
+    meta, target = arrays["meta"], arrays["target"]
+    require(file, target.size)
+    if "scores" in arrays:
+        return Scores(target, arrays["scores"], text_of(file, meta, "fingerprint")), meta
+    outcomes = Labels(target, arrays["predicted"], arrays["top"], meta["classes"], text_of(file, meta, "fingerprint"))
+    return outcomes, meta
 
 
-def _ranks(file: dict[str, Any]) -> tuple[Outcomes, dict[str, Any]]:
+def _ranks(file: Path) -> tuple[Outcomes, dict[str, Any]]:
+    arrays = per_query.load_per_query(file)
     ranks, ids = {}, {}
     for way, key in (("image_retrieval", "text_ids"), ("text_retrieval", "image_ids")):
-        if f"{way}_rank" in file:
-            counted = file[f"{way}_counted"].astype(bool)
-            _require(counted.shape == file[f"{way}_rank"].shape == file[key].shape and counted.any())
-            ranks[way], ids[way] = file[f"{way}_rank"][counted], file[key][counted]
-    _require(ranks)
-    return Ranks(ranks, ids, str(file["meta"].get("fingerprint") or "")), file["meta"]
+        if f"{way}_rank" in arrays:
+            counted = arrays[f"{way}_counted"]
+            require(file, counted.any())
+            ranks[way], ids[way] = arrays[f"{way}_rank"][counted], arrays[key][counted]
+    require(file, ranks)
+    return Ranks(ranks, ids, text_of(file, arrays["meta"], "fingerprint")), arrays["meta"]
 
 
-def _require(fits: Any) -> None:
-    if not fits:
-        raise ValueError("its arrays do not fit each other")
-
-
-def _check_same(name: str, meta: dict[str, Any], outcomes: Outcomes, described: dict[str, Any], run: Run) -> None:
+def _check_same(meta: dict[str, Any], outcomes: Outcomes, result: Result, run: Run) -> None:
     """Whether the outcomes are those of the result: made for the same, and with the same metrics.
 
     Metrics are computed from the outcomes, so that a file of another run shows whatever it says about itself.
     """
-    again = "its interval is left out; evaluate again"
+    again, name = "its interval is left out; evaluate again", result.outcomes[1]
     for key in ("model", "pretrained", "dataset"):
-        if key in meta and str(meta[key] or "") != str(described.get(key) or ""):
-            raise _Unusable(f"its file {name} is of another run ({key} {meta[key]}, here {described.get(key)})", again)
+        here = getattr(result, key)
+        if key in meta and (meta[key] or "") != here:
+            what = f"its file {name} is of another run ({key} {named(meta[key])}, here {named(here)})"
+            raise Unusable(result.path, what, again)
+    for key in ("split", "fingerprint"):
+        text_of(result.path.parent / name, meta, key)
     for metric, value in run.metrics.items():
         answered = statistics.value(outcomes, metric)
         # Average precision is summed in float32, in an order that depends on the machine.
         if answered is not None and abs(answered - value) > (1e-4 if isinstance(outcomes, Scores) else SAME):
-            raise _Unusable(f"its file {name} is stale ({metric} {answered:.6f}, here {value:.6f})", again)
+            what = f"its file {name} is stale ({metric} {answered:.6f}, here {value:.6f})"
+            raise Unusable(result.path, what, again)
 
 
 # ---------------------------------------------------------------- variants and duplicates

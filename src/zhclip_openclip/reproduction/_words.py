@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
+
+from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip._reading import read_json
 
 if TYPE_CHECKING:
     from zhclip_openclip.reproduction.plan import Cell, Plan
@@ -21,13 +23,21 @@ def duration(seconds: float) -> str:
 def result_line(plan: Plan, cell: Cell) -> str:
     """The first figures of a result, in percent."""
     try:
-        metrics = json.loads((plan.output / f"{cell.name}.json").read_text(encoding="utf-8"))["metrics"]
-    except (OSError, ValueError, KeyError):
-        return "done"
+        metrics = read_json(plan.output / f"{cell.name}.json").get("metrics")
+    except ZhclipError as error:
+        return f"finished, and gone again: {error}"
+    if not isinstance(metrics, dict):
+        return "finished"
     names = {
         "image_retrieval_recall@1": "text to image R@1",
         "text_retrieval_recall@1": "image to text R@1",
         "acc1": "acc1",
         "mean_average_precision": "mAP",
     }
-    return ", ".join(f"{name} {100 * metrics[key]:.2f}" for key, name in names.items() if key in metrics) or "done"
+    figures = {key: metrics[key] for key in names if isinstance(metrics.get(key), (int, float))}
+    return ", ".join(f"{names[key]} {100 * value:.2f}" for key, value in figures.items()) or "finished"
+
+
+def cells(count: int) -> str:
+    """'1 cell', '2 cells'."""
+    return f"{count} cell{'s' * (count != 1)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from zhclip_openclip._errors import printable
 from zhclip_openclip.reproduction._words import duration, result_line
 
 if TYPE_CHECKING:
@@ -56,9 +57,19 @@ class Plain:
         self._ahead -= cell.seconds
         self._say(f"[{self._number}/{self._total}] {self._line(cell, failure, note)}")
 
+    def elsewhere(self, cell: Cell, finished: bool) -> None:
+        self._ahead -= cell.seconds
+        if finished:
+            self._number += 1
+            what = f"{result_line(self._plan, cell)} (another run has finished it)"
+        else:
+            what = "another run is at it; looked at again at the end"
+        self._say(f"[{self._number if finished else '-'}/{self._total}] {cell.title}: {what}")
+
     def _line(self, cell: Cell, failure: str | None, note: str) -> str:
         if failure:
-            return f"{cell.title}: FAILED: {failure} (log: {self._plan.output / 'logs' / (cell.name + '.log')})"
+            log = printable(str(self._plan.output / "logs" / f"{cell.name}.log"))
+            return f"{cell.title}: FAILED: {failure} (log: {log})"
         took = duration(time.monotonic() - self._begun)
         return f"{cell.title}: {result_line(self._plan, cell)} ({took}{self._rate()}){'; ' + note if note else ''}"
 
@@ -73,7 +84,7 @@ class Plain:
         return f"about {duration(max(0.0, seconds * slower))} left"
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, soft_wrap=True)
 
 
 class Live(Plain):
@@ -84,7 +95,7 @@ class Live(Plain):
 
         super().__init__(plan, console)
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
@@ -112,13 +123,13 @@ class Live(Plain):
     def start(self, cell: Cell) -> None:
         super().start(cell)
         self._bars.update(self._all, count=f"{self._number}/{self._total}")
-        self._bars.reset(self._one, total=None, description=f"{cell.title}: loading", count="", visible=True)
+        self._bars.reset(self._one, total=None, description=printable(f"{cell.title}: loading"), count="", visible=True)
 
     def progress(self, stage: str, done: int, total: int | None, reused: int) -> None:
         super().progress(stage, done, total, reused)
         of = f"/{total:,}" if total else ""
         count = f"{done:,}{of} {stage}{self._rate() if stage == 'images' else ''}"
-        self._bars.update(self._one, description=self._cell.title, completed=done, total=total, count=count)
+        self._bars.update(self._one, description=printable(self._cell.title), completed=done, total=total, count=count)
         if stage == "images" and total:
             self._bars.update(self._all, completed=self._before + self._weight(self._cell) * 0.95 * done / total)
 
@@ -128,6 +139,12 @@ class Live(Plain):
         self._bars.update(self._all, completed=self._before)
         self._bars.update(self._one, visible=False)
 
+    def elsewhere(self, cell: Cell, finished: bool) -> None:
+        super().elsewhere(cell, finished)
+        if finished:
+            self._before += self._weight(cell)
+            self._bars.update(self._all, completed=self._before, count=f"{self._number}/{self._total}")
+
     def _say(self, line: str) -> None:
         if not line.endswith(": loading") and " left" not in line:  # the bars say that
-            self._bars.console.print(line, markup=False, soft_wrap=True)
+            self._bars.console.print(printable(line), markup=False, soft_wrap=True)

@@ -9,7 +9,6 @@ identity that is asked for.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -17,13 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zhclip_openclip._content import Content, sha256
+from zhclip_openclip._errors import ZhclipError, one_line, printable
 from zhclip_openclip.datasets import at_hand
 from zhclip_openclip.prompts import templates as template_sets
 from zhclip_openclip.prompts._files import find as find_file
 from zhclip_openclip.reproduction import _cost
-from zhclip_openclip.reproduction.weights import Weights, read_models, sha256
+from zhclip_openclip.reproduction.finished import state_of
+from zhclip_openclip.reproduction.weights import Weights, read_models
 
 LANGUAGE = "zh"
+#: Bytes of a cell's name: suffixes and what makes a temporary name of it come to it, and file systems take 255.
+_NAME_BYTES = 180
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Cell:
 
     templates: template set, "" for retrieval. data: what was found of the data set. state: 'run', 'finished' or
     'missing'. note: why it is missing, or why it is run although there is a result. seconds: about how long.
+    apart: what tells the weights from the others of this model in the plan; '' where there are none.
     """
 
     weights: Weights
@@ -42,6 +47,7 @@ class Cell:
     state: str = "run"
     note: str = ""
     seconds: float = 0.0
+    apart: str = ""
 
     @property
     def name(self) -> str:
@@ -55,16 +61,20 @@ class Cell:
             given = Path(self.templates)
             named = template_sets.is_ours(self.templates)
             parts.append(self.templates if named else f"{given.stem}-{_short(str(given.expanduser().resolve()))}")
-        return re.sub(r"[^\w.@+-]", "-", "_".join(parts))
+        name = re.sub(r"[^\w.@+-]", "-", "_".join(parts))
+        if len(name.encode("utf-8")) <= _NAME_BYTES:
+            return name
+        return name.encode("utf-8")[: _NAME_BYTES - 9].decode("utf-8", "ignore") + "-" + _short(name)
 
     @property
     def title(self) -> str:
         """What it is called on a terminal."""
         with_templates = f" ({self.templates})" if self.templates and self.templates != template_sets.DEFAULT else ""
-        return f"{self.weights.model} on {self.entry.name}{with_templates}"
+        model = f"{self.weights.model} ({printable(self.apart)})" if self.apart else self.weights.model
+        return f"{model} on {self.entry.name}{printable(with_templates)}"
 
     def identity(self) -> dict[str, Any]:
-        """What makes a result the result of this cell; the same words give the same numbers."""
+        """What makes a result the result of this cell, but for `contents`; the same words give the same numbers."""
         file = Path(self.templates).expanduser() if self.templates else None
         spelling = getattr(self.data, "spelling", None)
         return {
@@ -74,13 +84,36 @@ class Cell:
             "dataset": self.entry.name,
             "read_as": spelling,
             "fingerprint": getattr(self.data, "fingerprint", None),
+            "listing": getattr(self.data, "listing", None),
+            "prompts": getattr(self.data, "prompts", None),
             "language": LANGUAGE,
-            "templates": self.templates or None,
+            "templates": printable(self.templates) or None,
             "template_file": sha256(file) if file and not template_sets.is_ours(self.templates) else None,
             "prompts_version": template_sets.later_version(self.templates, spelling or self.entry.name),
             "amp": self.options.amp,
             "skip_bad_images": self.options.skip_bad_images,
         }
+
+    def contents(self) -> dict[str, Content | None]:
+        """What belongs to the identity and takes reading: content of the weights of a tag and of the pictures of a
+        retrieval set; None for what is not here."""
+        return {"weights": self.weights.content(), "pictures": getattr(self.data, "pictures", None)}
+
+    def described(self) -> dict[str, Any]:
+        """The whole identity for the result. Reads weights and pictures."""
+        contents = {key: content.described() for key, content in self.contents().items() if content is not None}
+        return {**self.identity(), **contents}
+
+    def incomplete(self, images: int | None = None) -> str:
+        """'200 of 10,000 images' where the data at hand are not as many as were published, else ''.
+
+        images: how many an evaluation has met; by default what the plan knows.
+        """
+        expected = getattr(self.data, "expected", None)
+        images = getattr(self.data, "images", None) if images is None else images
+        if not expected or images is None or images == expected:
+            return ""
+        return f"{images:,} of {expected:,} images" if images < expected else f"{images:,} images for {expected:,}"
 
 
 @dataclass(frozen=True)
@@ -143,6 +176,7 @@ class Plan:
                     "read_as": getattr(cell.data, "spelling", None),
                     "dataset_root": _text(getattr(cell.data, "root", None)),
                     "images": getattr(cell.data, "images", None),
+                    "images_published": getattr(cell.data, "expected", None),
                     "texts": getattr(cell.data, "texts", None),
                     "seconds": round(cell.seconds, 1),
                 }
@@ -202,12 +236,13 @@ def make_plan(
     found: dict[tuple[str, str], at_hand.Found | at_hand.Missing] = {}
     for one in weights:
         for entry in chosen:
-            sets = [template_set, *(more_templates or {}).get(entry.name, ())]
+            sets = list(dict.fromkeys([template_set, *(more_templates or {}).get(entry.name, ())]))
             for templates in sets if entry.task == "classification" else [""]:
                 key = entry.name, templates
                 if key not in found:
-                    found[key] = at_hand.look(entry, data_root, templates, options.skip_bad_images)
+                    found[key] = _look(entry, data_root, templates, options.skip_bad_images)
                 cells.append(Cell(one, entry, templates, found[key], options))
+    _tell_apart(cells)
     plan = Plan(cells, output, options, models=weights)
     for cell in cells:
         cell.state, cell.note = state_of(cell, output)
@@ -216,43 +251,35 @@ def make_plan(
     return plan
 
 
-def state_of(cell: Cell, output: Path) -> tuple[str, str]:
-    """'finished', 'missing' or 'run', and a note."""
-    path = output / f"{cell.name}.json"
+def _look(entry: at_hand.Entry, root: Path | None, *how: Any) -> at_hand.Found | at_hand.Missing:
+    """As `at_hand.look`; a data set that nothing can be made of is no reason not to run the others."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        result = None
-    except (OSError, ValueError):
-        result = {}
-    data = cell.data
-    if isinstance(data, at_hand.Missing):
-        # Without its data a result cannot be compared with them; all else has to fit.
-        if _fits(result, cell, path, ("read_as", "fingerprint", "prompts_version")) is None:
-            return "finished", "its data are not here any more"
-        return "missing", data.reason
-    if result is None:
-        return "run", ""
-    why = _fits(result, cell, path)
-    return ("finished", "") if why is None else ("run", f"{path.name} {why}: run again")
+        return at_hand.look(entry, root, *how)
+    except ZhclipError:
+        raise
+    except Exception as error:
+        return at_hand.Missing(f"{entry.name} in {root}: {one_line(error)}")
 
 
-def _fits(result: Any, cell: Cell, path: Path, but: Sequence[str] = ()) -> str | None:
-    """None if this is the result of the cell, else what is wrong with it."""
-    if result is None:
-        return "is not there"
-    if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
-        return "is no result"
-    if not isinstance(result.get("cell"), dict):
-        return "was not made by zhclip reproduce"
-    for key in ("per_query", "per_sample"):
-        if result.get(key) and not (path.parent / str(result[key])).is_file():
-            return f"lacks its {result[key]}"
-    asked, has = cell.identity(), result["cell"]
-    other = [key for key in asked if key not in but and asked[key] != has.get(key)]
-    if other == ["skip_bad_images"] and "skipped_images" not in result:
-        other = []  # no image was bad, so it makes no difference
-    return f"was made with another {' and '.join(other)}" if other else None
+def _tell_apart(cells: Sequence[Cell]) -> None:
+    """Say on the terminal which weights of a model a cell has, where the plan has several."""
+    models: dict[str, list[str]] = {}
+    for weights in dict.fromkeys(cell.weights for cell in cells):
+        models.setdefault(weights.model, []).append(weights.pretrained)
+    for cell in cells:
+        others = models[cell.weights.model]
+        if len(others) > 1:
+            cell.apart = _shortest(cell.weights.pretrained, others)
+
+
+def _shortest(path: str, others: Sequence[str]) -> str:
+    """The shortest end of a path that no other one has."""
+    parts = [Path(other).parts for other in others]
+    own = Path(path).parts
+    for length in range(1, len(own) + 1):
+        if sum(other[-length:] == own[-length:] for other in parts) == 1:
+            return "/".join(own[-length:])
+    return path
 
 
 # ---------------------------------------------------------------- time
@@ -283,7 +310,7 @@ def workers_for(cell: Cell) -> int:
 
 
 def _short(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def _text(value: Any) -> str | None:

@@ -1,38 +1,36 @@
 """Running the cells of a plan through clip_benchmark, one after another, so that a kill costs no finished work.
 
 Each cell is `clip_benchmark eval` in this process: its parser, its `main_eval`, with the patches of this package. It
-writes into a folder of its own, `.part/NAME` in the results folder; when it is through, its files are moved in place,
-the JSON last: a cell whose JSON is there is whole. Inside a cell the feature cache keeps finished blocks of images.
-What clip_benchmark prints goes to `logs/NAME.log`. Results hold no time, duration or path of the run, so that an
-interrupted and resumed run leaves the same bytes as one that was not.
+writes into a folder of its own, `.part/NAME` in the results folder, which is locked meanwhile; when it is through, its
+files are moved in place, the JSON last: a cell whose JSON is there is whole. Inside a cell the feature cache keeps
+finished blocks of images. What clip_benchmark prints goes to `logs/NAME.log`. Results hold no time, duration or path of
+the run, so that an interrupted and resumed run leaves the same bytes as one that was not.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import logging
-import os
-import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol
 
-from zhclip_openclip._errors import CheckpointError, ZhclipError
+from zhclip_openclip import _workplace
+from zhclip_openclip._errors import CheckpointError, ZhclipError, one_line
+from zhclip_openclip._reading import read_json, reading
 from zhclip_openclip.datasets.at_hand import Found
-from zhclip_openclip.reproduction.plan import LANGUAGE, Cell, Plan, state_of, workers_for
+from zhclip_openclip.reproduction._streams import Streams
+from zhclip_openclip.reproduction.finished import state_of
+from zhclip_openclip.reproduction.plan import LANGUAGE, Cell, Plan, workers_for
 from zhclip_openclip.reproduction.weights import Weights
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two runs must not share a results folder
-    fcntl = None
-
 PARTS, LOGS, FEATURES, REPORT = ".part", "logs", "features", "report.html"
+#: Seconds that are waited at the end for cells that another run is at, between two looks, and for another report.
+WAIT, PAUSE, REPORT_WAIT = 10.0, 0.5, 60.0
 
 
 class Watcher(Protocol):
@@ -47,77 +45,128 @@ class Watcher(Protocol):
     def end(self, cell: Cell, failure: str | None, note: str) -> None:
         """The cell is finished, or has failed with this line."""
 
+    def elsewhere(self, cell: Cell, finished: bool) -> None:
+        """Another run is at the cell, or has finished it, so that it does not begin here; not now at least."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell that was to run. failure: one line, or None. note: what else there is to say."""
+    """What became of a cell that was to run. failure: one line, or None. note: what else there is to say.
+    elsewhere: it is not finished, because another run is at it."""
 
     cell: Cell
     failure: str | None = None
     note: str = ""
+    elsewhere: bool = False
 
 
-def run(plan: Plan, watcher: Watcher, cache: Path | None = None) -> list[Outcome]:
+def run(plan: Plan, watcher: Watcher, cache: Path | None = None, wait: float = WAIT) -> list[Outcome]:
     """Run the cells of the plan that are to run, and make galleries that finished ones lack.
 
     cache: folder of the feature cache; by default `features` in the results folder. A cell that fails is told, and the
     others go on; a model that cannot be loaded is tried once. KeyboardInterrupt goes through; nothing is half-written.
 
-    Raises ZhclipError: the results folder cannot be written.
+    wait: seconds. Cells that another run is at are looked at again when all others are through, for so long: one that
+    the other has finished is finished, one that it has left is run here, and what is still being run there then is
+    told as an outcome of its own.
+
+    Raises ZhclipError: the results folder cannot be written, and there is something to run.
     """
     output = plan.output
+    lacking = [cell for cell in plan.cells if _lacks_gallery(cell, output)]
+    if not lacking and not plan.of("run"):
+        return []
     try:
         for folder in (output, output / PARTS, output / LOGS):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if not plan.of("run"):  # what is finished is whole without its pages
+            return []
         raise ZhclipError(f"{output}: cannot be written ({error.strerror}); give another --output") from None
-    outcomes: list[Outcome] = []
-    unloadable: dict[Weights, str] = {}
     try:
-        with _Streams() as streams, _evaluation(cache or output / FEATURES, watcher) as evaluate:
+        with Streams() as streams, _evaluation(cache or output / FEATURES, watcher) as evaluate:
+            runner = _Runner(output, watcher, evaluate, streams)
             for cell in plan.cells:
-                log = output / LOGS / f"{cell.name}.log"
-                if _lacks_gallery(cell, output):
-                    with streams.to(log, "a"):
-                        _gallery(cell, output / f"{cell.name}.json", output / f"{cell.name}.html")
-                if cell.state != "run":
-                    continue
-                watcher.start(cell)
-                if cell.weights in unloadable:
-                    outcome = Outcome(cell, unloadable[cell.weights])
-                else:
-                    outcome = _run(cell, output, evaluate, lambda log=log: streams.to(log), unloadable)
-                outcomes.append(outcome)
-                watcher.end(cell, outcome.failure, outcome.note)
+                if cell in lacking:
+                    runner.add_gallery(cell)
+                elif cell.state == "run":
+                    runner.run(cell)
+            runner.look_again(wait)
+        return [runner.outcomes[cell.name] for cell in plan.of("run")]
     finally:
         _tidy(output / PARTS)
-    return outcomes
 
 
-def _run(cell: Cell, output: Path, evaluate: Callable, logged: Callable, unloadable: dict[Weights, str]) -> Outcome:
-    with _lock(output / PARTS / f"{cell.name}.lock") as free:
-        if not free:
-            return Outcome(cell, None, "another run is at it")
-        if state_of(cell, output)[0] == "finished":
-            return Outcome(cell, None, "another run has finished it")
-        part = output / PARTS / cell.name
-        shutil.rmtree(part, ignore_errors=True)
-        with logged():
-            try:
-                part.mkdir(parents=True)
-                made = part / f"{cell.name}.json"
-                evaluate(arguments(cell, made))
-                note = _complete(cell, made)
-                _move(part, output, cell.name)
-                return Outcome(cell, None, note)
-            except (Exception, SystemExit) as error:
-                traceback.print_exc()
-                reason = one_line(error)
-                if isinstance(error, CheckpointError):
-                    unloadable[cell.weights] = reason
-                return Outcome(cell, reason)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+class _Runner:
+    """outcomes: name of a cell -> what has become of it."""
+
+    def __init__(self, output: Path, watcher: Watcher, evaluate: Callable, streams: Streams):
+        self._output, self._watcher, self._evaluate, self._streams = output, watcher, evaluate, streams
+        self._unloadable: dict[Weights, str] = {}
+        self.outcomes: dict[str, Outcome] = {}
+
+    def run(self, cell: Cell) -> None:
+        """Unless another run is at it."""
+        if cell.weights in self._unloadable:
+            self._watcher.start(cell)
+            self._end(Outcome(cell, self._unloadable[cell.weights]))
+            return
+        before = self.outcomes.get(cell.name)
+        try:
+            with _workplace.workplace(self._output / PARTS, cell.name) as part:
+                if part is None:
+                    self.outcomes[cell.name] = Outcome(cell, note="another run is at it", elsewhere=True)
+                    if before is None:
+                        self._watcher.elsewhere(cell, finished=False)
+                elif state_of(cell, self._output)[0] == "finished":
+                    self.outcomes[cell.name] = Outcome(cell, note="another run has finished it")
+                    self._watcher.elsewhere(cell, finished=True)
+                else:
+                    self._watcher.start(cell)
+                    with self._streams.to(self._log(cell)):
+                        outcome = self._run(cell, part)
+                    self._end(outcome)
+        except OSError as error:  # of the lock, the folder or the log
+            self._end(Outcome(cell, one_line(error)))
+
+    def look_again(self, seconds: float) -> None:
+        """At the cells that other runs are at, for so long: until none is left."""
+        end = time.monotonic() + seconds
+        while left := [outcome.cell for outcome in self.outcomes.values() if outcome.elsewhere]:
+            if time.monotonic() >= end:
+                return
+            time.sleep(PAUSE)
+            for cell in left:
+                self.run(cell)
+
+    def add_gallery(self, cell: Cell) -> None:
+        """Of a finished cell that should have one."""
+        result = self._output / f"{cell.name}.json"
+        with contextlib.suppress(OSError), self._streams.to(self._log(cell), "a"):
+            _gallery(cell, result, result.with_suffix(".html"))
+
+    def _run(self, cell: Cell, part: Path) -> Outcome:
+        try:
+            made = part / f"{cell.name}.json"
+            if note := cell.incomplete():
+                print(f"Note: {note}: the data set at hand is not what was published")
+            self._evaluate(arguments(cell, made))
+            note = _complete(cell, made)
+            _workplace.move(part, self._output, made.name)
+            return Outcome(cell, None, note)
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            reason = one_line(error)
+            if isinstance(error, CheckpointError):
+                self._unloadable[cell.weights] = reason
+            return Outcome(cell, reason)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.cell.name] = outcome
+        self._watcher.end(outcome.cell, outcome.failure, outcome.note)
+
+    def _log(self, cell: Cell) -> Path:
+        return self._output / LOGS / f"{cell.name}.log"
 
 
 def arguments(cell: Cell, made: Path) -> list[str]:
@@ -165,16 +214,6 @@ def _evaluation(cache: Path, watcher: Watcher) -> Iterator[Callable]:
         yield evaluate
 
 
-def one_line(error: BaseException) -> str:
-    """What a person is told of an error; the log has the rest."""
-    text = str(error).strip()
-    if "Original Traceback" in text:  # torch puts a worker's whole traceback into the message
-        text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
-    elif not isinstance(error, (ZhclipError, SystemExit)):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return " ".join(text.split())[:500]
-
-
 # ---------------------------------------------------------------- files
 
 
@@ -182,17 +221,40 @@ def _complete(cell: Cell, made: Path) -> str:
     """Put what we know of the cell into its JSON, and a gallery beside it; returns what there is to say."""
     if not made.is_file():
         raise ZhclipError(f"clip_benchmark wrote no result for {cell.title}; its log says why")
-    result = json.loads(made.read_text(encoding="utf-8"))
-    result["cell"] = cell.identity()
+    result = read_json(made)
+    result["cell"] = cell.described()
     if cell.data.fingerprint:
         result.setdefault("fingerprint", cell.data.fingerprint)
     result["device"] = _device()
+    notes = []
+    skipped = _skipped(result)
+    if skipped:
+        notes.append(f"{skipped:,} bad images left out")
+    images = _images(made, result)
+    if images is not None and (note := cell.incomplete(images + skipped)):
+        result["incomplete"] = {"images": images + skipped, "published": cell.data.expected}
+        notes.append(note)
+        print(f"Note: {note}: the data set at hand is not what was published")
     made.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
-    skipped = result.get("skipped_images", {}).get("count")
-    notes = [f"{skipped:,} bad images left out"] if skipped else []
     if cell.options.galleries and result.get("per_query"):
         notes += _gallery(cell, made, made.with_suffix(".html"))
     return "; ".join(notes)
+
+
+def _skipped(result: dict[str, Any]) -> int:
+    told = result.get("skipped_images")
+    return told.get("count", 0) if isinstance(told, dict) else 0
+
+
+def _images(made: Path, result: dict[str, Any]) -> int | None:
+    """How many images an evaluation has met, from the outcomes that it has written; None where there are none."""
+    import numpy as np
+
+    for key, array in (("per_query", "image_ids"), ("per_sample", "target")):
+        if name := result.get(key):
+            with reading(made.parent / name), np.load(made.parent / name, allow_pickle=False) as file:
+                return len(file[array])
+    return None
 
 
 def _gallery(cell: Cell, result: Path, page: Path) -> list[str]:
@@ -200,8 +262,8 @@ def _gallery(cell: Cell, result: Path, page: Path) -> list[str]:
 
     try:
         write_gallery(result, page, cell.data.root)
-    except ZhclipError as error:  # the numbers are right without it
-        print(f"no gallery: {error}")
+    except (ZhclipError, OSError) as error:  # the numbers are right without it
+        print(f"no gallery: {one_line(error)}")
         return ["without a gallery; its log says why"]
     return []
 
@@ -212,137 +274,16 @@ def _lacks_gallery(cell: Cell, output: Path) -> bool:
     return wanted and cell.state == "finished" and not (output / f"{cell.name}.html").exists()
 
 
-def _move(part: Path, output: Path, name: str) -> None:
-    """The JSON last: where it is, all is. An older one must not stand beside newer outcomes."""
-    last = f"{name}.json"
-    (output / last).unlink(missing_ok=True)
-    for path in sorted(part.iterdir()):
-        if path.name != last:
-            os.replace(path, output / path.name)
-    os.replace(part / last, output / last)
-
-
 def _device() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Whether this cell is ours to run; the kernel frees the lock of a process that dies."""
-    if fcntl is None:
-        yield True
-        return
-    file = _locked(path)
-    if file is None:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
-
-
-def _locked(path: Path) -> TextIO | None:
-    """The file, locked; None if another process has it."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = open(path, "w")  # noqa: SIM115
-        except FileNotFoundError:  # another run has just tidied up
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        except OSError:  # a file system without locks
-            return file
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()  # somebody removed it between the two steps, and it locks nothing any more
-
-
 def _tidy(parts: Path) -> None:
-    """Take away what runs that were killed have left, but nothing of those that are at work."""
-    for path in parts.glob("*.lock"):
-        with _lock(path) as free:
-            if free:
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+    _workplace.tidy(parts)
     with contextlib.suppress(OSError):
         parts.rmdir()  # if nobody else is at work there
-
-
-# ---------------------------------------------------------------- what is printed
-
-
-class _Stream(io.TextIOBase):
-    """Stands in for stdout or stderr: writes to the log of the cell, and to the original between cells.
-
-    Handlers of logging keep the stream that they were made with, so one object serves for all logs.
-    """
-
-    def __init__(self, original: TextIO):
-        self._original = original
-        self.log: TextIO | None = None
-
-    @property
-    def encoding(self) -> str:
-        return "utf-8"
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        return (self.log or self._original).fileno()
-
-    def write(self, text: str) -> int:
-        return (self.log or self._original).write(text)
-
-    def flush(self) -> None:
-        (self.log or self._original).flush()
-
-
-class _Streams:
-    """Stand-ins for both streams, also in the handlers of logging that exist already."""
-
-    def __init__(self) -> None:
-        self._originals = sys.stdout, sys.stderr
-        self._ours = tuple(map(_Stream, self._originals))
-        self._handlers: list[tuple[logging.StreamHandler, TextIO]] = []
-
-    def __enter__(self) -> _Streams:
-        loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-        for handler in [one for logger in loggers for one in getattr(logger, "handlers", ())]:
-            if isinstance(handler, logging.StreamHandler) and handler.stream in self._originals:
-                self._handlers.append((handler, handler.stream))
-                handler.setStream(self._ours[self._originals.index(handler.stream)])
-        sys.stdout, sys.stderr = self._ours
-        return self
-
-    def __exit__(self, *error) -> None:
-        sys.stdout, sys.stderr = self._originals
-        for handler, stream in self._handlers:
-            handler.setStream(stream)
-
-    @contextlib.contextmanager
-    def to(self, path: Path, mode: str = "w") -> Iterator[None]:
-        """Into this log, until the end of the block."""
-        # By lines: a reader process that is forked must not inherit half-written ones.
-        with open(path, mode, encoding="utf-8", buffering=1) as log:
-            for stream in self._ours:
-                stream.log = log
-            try:
-                yield
-            finally:
-                for stream in self._ours:
-                    stream.log = None
 
 
 # ---------------------------------------------------------------- the report
@@ -351,17 +292,26 @@ class _Streams:
 def write_report(output: Path) -> tuple[Path, list[str]]:
     """`report.html` in the results folder, and what could not be used as it is.
 
+    Runs that end together write one after another, so that the last one has the results of all; a run that is stuck in
+    its report is not waited for longer than a minute.
+
     Raises ZhclipError: it cannot be written.
     """
+    from zhclip_openclip.report import views
     from zhclip_openclip.report.build import build
-    from zhclip_openclip.report.views.html import render
 
-    report = build([output], links_from=output)
-    page = output / REPORT
-    part = page.with_name(page.name + ".part")
+    page, parts = output / REPORT, output / PARTS
+    end = time.monotonic() + REPORT_WAIT
     try:
-        part.write_text(render(report), encoding="utf-8")
-        os.replace(part, page)
+        parts.mkdir(parents=True, exist_ok=True)
+        while True:
+            with _workplace.locked(parts / f"{REPORT}.lock") as mine:
+                if mine or time.monotonic() >= end:
+                    report = build([output], links_from=output)
+                    views.write(report, "html", page)
+                    return page, [str(problem) for problem in report.problems]
+            time.sleep(PAUSE)
     except OSError as error:
         raise ZhclipError(f"{page}: cannot be written ({error.strerror}); give another --output") from None
-    return page, [str(problem) for problem in report.problems]
+    finally:
+        _tidy(parts)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zhclip_openclip.reproduction._words import duration
+from zhclip_openclip._errors import shorten
+from zhclip_openclip._terminal import literal
+from zhclip_openclip.reproduction._words import cells, duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,14 +25,13 @@ def show(plan: Plan, console: Console) -> None:
     _show_missing(plan, console)
     count = {state: len(plan.of(state)) for state in ("run", "finished", "missing")}
     console.print(
-        f"\n[bold]{count['run']} cell{'s' * (count['run'] != 1)} to run[/], {count['finished']} finished, "
-        f"{count['missing']} without data"
+        f"\n[bold]{cells(count['run'])} to run[/], {count['finished']} finished, {count['missing']} without data"
     )
     if count["run"]:
         images = sum(cell.data.images for cell in plan.of("run"))
         fetch = sum(weights.bytes for weights in plan.to_fetch) / 1e9
         machine = plan.machine
-        measured = f", measured: {machine.rate / 1e9:,.0f} GFLOP/s on {machine.device}" if machine else ""
+        measured = f", measured: {machine.rate / 1e9:,.0f} GFLOP/s on {literal(machine.device)}" if machine else ""
         console.print(f"time: about {duration(plan.seconds)} for {images:,} images{measured}")
         console.print(f"weights to fetch: {f'about {fetch:,.1f} GB' if fetch else 'none'}\n")
 
@@ -42,20 +43,17 @@ def _columns(plan: Plan) -> list[tuple[Weights, str]]:
 
 
 def _show_models(plan: Plan, console: Console) -> None:
-    from rich.markup import escape
-
     columns = _columns(plan)
     several = len({templates for _, templates in columns}) > 1
     for number, (weights, templates) in enumerate(columns, 1):
         size = f"{weights.bytes / 1e9:,.1f} GB"
-        where = f"{size} here" if weights.here else f"[yellow]about {size} to fetch[/] from {escape(weights.source)}"
-        with_templates = f", templates {escape(templates)}" if several else ""
-        console.print(f"[bold]{number:>2}[/] {escape(weights.title)}{with_templates}: {where}", soft_wrap=True)
+        where = f"{size} here" if weights.here else f"[yellow]about {size} to fetch[/] from {literal(weights.source)}"
+        with_templates = f", templates {literal(templates)}" if several else ""
+        console.print(f"[bold]{number:>2}[/] {literal(weights.title)}{with_templates}: {where}", soft_wrap=True)
     console.print()
 
 
 def _show_cells(plan: Plan, console: Console) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     signs = {"run": "[bold cyan]●[/]", "finished": "[green]✓[/]", "missing": "[dim]–[/]"}
@@ -75,33 +73,38 @@ def _show_cells(plan: Plan, console: Console) -> None:
             if not cell.templates:
                 by_column[columns[firsts[cell.weights]]] = signs[cell.state]
         table.add_row(
-            entry.name,
+            literal(entry.name),
             f"{(found or entry).images:,}",
             _read_as(found) if found else "",
             *(by_column.get(column, "") for column in columns),
         )
     console.print(table)
     console.print("  ".join(f"{sign} {word}" for sign, word in zip(signs.values(), _WORDS, strict=True)))
+    notes: dict[str, list[str]] = {}
     for cell in plan.cells:
         if cell.note and cell.state != "missing":
-            console.print(f"[yellow]{escape(cell.title)}[/]: {escape(cell.note)}", soft_wrap=True)
+            notes.setdefault(cell.note, []).append(cell.title)
+        if incomplete := cell.incomplete():
+            told = notes.setdefault(f"{incomplete}: not what was published; is the copy complete?", [])
+            told += [cell.entry.name] if cell.entry.name not in told else []
+    for note, titles in notes.items():
+        console.print(f"[yellow]{literal(shorten(titles))}[/]: {literal(note)}", soft_wrap=True)
 
 
 def _read_as(found: Found) -> str:
     """`elevater/cifar-10` says it all; of `muge` the layout is worth saying."""
-    return found.spelling if "/" in found.spelling else f"{found.spelling}[dim], {found.layout}[/]"
+    spelling, layout = literal(found.spelling), literal(found.layout)
+    return spelling if "/" in spelling else f"{spelling}[dim], {layout}[/]"
 
 
 def _show_missing(plan: Plan, console: Console) -> None:
-    from rich.markup import escape
-
     if not plan.missing:
         return
     known = sum(entry.gb or 0 for entry, _ in plan.missing)
     console.print(f"\n[bold]Missing[/]: {len(plan.missing)} data sets, {known:,.1f} GB where the size is known")
     for entry, data in plan.missing:
         size = f"{entry.gb:g} GB" if entry.gb is not None else "size unknown"
-        console.print(f"  [bold]{entry.name}[/] ({size}): {escape(entry.get)}", soft_wrap=True)
-        console.print(f"    [dim]{escape(entry.place)}[/]", soft_wrap=True)
+        console.print(f"  [bold]{entry.name}[/] ({size}): {literal(entry.get)}", soft_wrap=True)
+        console.print(f"    [dim]{literal(entry.place)}[/]", soft_wrap=True)
         if not data.absent:
-            console.print(f"    [yellow]there, but: {escape(data.reason)}[/]", soft_wrap=True)
+            console.print(f"    [yellow]there, but: {literal(data.reason)}[/]", soft_wrap=True)

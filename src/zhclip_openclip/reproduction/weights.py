@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import hashlib
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from zhclip_openclip._content import Content
 from zhclip_openclip._errors import CheckpointError, ZhclipError
-from zhclip_openclip.checkpoints import _files, _load
+from zhclip_openclip.checkpoints import _files, _load, _read
 from zhclip_openclip.checkpoints._resolve import clean_tag
 from zhclip_openclip.families import Model, all_names, find
 
@@ -40,6 +42,30 @@ class Weights:
     def title(self) -> str:
         return f"{self.model} ({self.pretrained})"
 
+    def content(self) -> Content | None:
+        """What the files of a tag hold as they are now; None where they are not here, and of a checkpoint, which is
+        known by its digest."""
+        return self._content if self.checkpoint is None and tag_files(self.model, self.pretrained) else None
+
+    @cached_property
+    def _content(self) -> Content:
+        return Content(tag_files(self.model, self.pretrained))
+
+
+def tag_files(name: str, pretrained: str) -> list[Path]:
+    """The files of weights that a tag means; none where not all of them are on this machine."""
+    tag = find(name)[1].tags[pretrained]
+    if tag.path is not None:
+        return [tag.path]
+    files = [_files.cached(tag.repo, tag.files)]
+    if tag.image_repo:
+        files.append(_files.cached(tag.image_repo, tag.image_files))
+    if not all(files):
+        return []
+    with contextlib.suppress(CheckpointError):  # the cells of this model will say what is wrong; others can be run
+        files = [path for file in files for path in _read.files_of(file)]
+    return files
+
 
 def read_models(words: Sequence[str]) -> list[Weights]:
     """`zhclip`, `cnclip-vit-b-16`, a collection of clip_benchmark; and after a name its tag, or a checkpoint.
@@ -50,7 +76,7 @@ def read_models(words: Sequence[str]) -> list[Weights]:
     """
     asked: list[tuple[str, str | None]] = []
     # A path may hold a comma, so a word that is a file is taken as it is.
-    parts = [part for word in words or [SYSTEMS] for part in ([word] if Path(word).exists() else word.split(","))]
+    parts = [part for word in words or [SYSTEMS] for part in ([word] if os.path.exists(word) else word.split(","))]
     for part in filter(None, map(str.strip, parts)):
         if find(part) is not None:
             asked.append((part, None))
@@ -89,35 +115,19 @@ def _weights(name: str, pretrained: str | None) -> Weights:
     if tag.path is not None:
         return Weights(model.name, clean_tag(pretrained), True, tag.path.stat().st_size, "in the package")
     source = tag.repo + (f" + {tag.image_repo}" if tag.image_repo else "")
-    files = [_files.cached(tag.repo, tag.files)]
-    if tag.image_repo:
-        files.append(_files.cached(tag.image_repo, tag.image_files))
-    here = all(files)
-    size = sum(file.stat().st_size for file in files) if here else estimate
-    return Weights(model.name, clean_tag(pretrained), here, size, source, image_source=tag.image_repo)
+    files = tag_files(model.name, clean_tag(pretrained))
+    size = sum(file.stat().st_size for file in files) or estimate
+    return Weights(model.name, clean_tag(pretrained), bool(files), size, source, image_source=tag.image_repo)
 
 
 def _checkpoint(model: Model, pretrained: str) -> Weights:
-    path = Path(pretrained).expanduser()
-    if not path.exists():
+    file = _files.located(pretrained)
+    if file is None:
         tags = ", ".join(model.tags)
         raise CheckpointError(
             f"{pretrained} is neither a tag of {model.name} ({tags}), nor a file or folder, nor a model"
             f"{_hint(pretrained)}"
         )
-    file = _files.weights_in(path) if path.is_dir() else path
-    files = [file]
-    if file.name.endswith(".index.json"):
-        shards = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
-        files += sorted({file.parent / shard for shard in shards})
-    digest = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if len(files) > 1 else sha256(file)
-    return Weights(model.name, pretrained, True, sum(one.stat().st_size for one in files), str(path), digest)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    files = _read.files_of(file)
+    size = sum(one.stat().st_size for one in files)
+    return Weights(model.name, pretrained, True, size, str(_files.expanded(pretrained)), Content(files).digest)

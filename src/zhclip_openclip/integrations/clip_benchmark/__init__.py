@@ -91,16 +91,23 @@ CLI = [
         "clip_benchmark.cli",
         "main_eval",
         command_line.main_eval,
-        "for our models: an absent --pretrained means the model's default tag, in file names and results too",
+        "for our models: an absent --pretrained means the model's default tag, in file names and results too; "
+        "names that nobody knows are answered with the closest ones, where one of ours is meant or beside them",
     ),
     Patch(
         "clip_benchmark.cli",
         "run",
         command_line.run,
-        "for our models no bf16 on a CPU without units for it; for our data sets default split and recall_k; "
-        "adds to the result file",
+        "for our models no bf16 on a CPU without units for it; for our data sets default split and recall_k; for both "
+        "no more readers than cores, mistakes told before the model is loaded, a result that is whole or not there",
     ),
-    Patch("clip_benchmark.cli", "main", command_line.main, "an error of ours ends the program with its one line"),
+    Patch(
+        "clip_benchmark.cli",
+        "main",
+        command_line.main,
+        "an error of ours, or of an evaluation with a model, data set or language of ours, ends the program with one "
+        "line",
+    ),
 ]
 
 

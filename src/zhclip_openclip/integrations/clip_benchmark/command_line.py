@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import json
-from pathlib import Path
+import os
 
 from zhclip_openclip import features
-from zhclip_openclip._errors import ZhclipError
-from zhclip_openclip._files import whole_file
+from zhclip_openclip._errors import ZhclipError, one_line
+from zhclip_openclip._reading import debug
 from zhclip_openclip.families import find
-from zhclip_openclip.integrations.clip_benchmark import datasets, options
-from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running
+from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options
+from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running, say
 from zhclip_openclip.integrations.clip_benchmark.models import DEFAULT_PRETRAINED, default_tag
+from zhclip_openclip.integrations.clip_benchmark.result_file import (
+    DEFAULT,
+    Shown,
+    complete,
+    default_output,
+    place,
+    unfinished,
+    warn,
+)
 
-#: clip_benchmark's own default of --recall_k.
-_DEFAULT_RECALL_K = [5]
+#: clip_benchmark's own defaults of --recall_k and --num_workers.
+_DEFAULT_RECALL_K, _DEFAULT_WORKERS = [5], 4
 #: Packages whose versions go into a result.
 _VERSIONS = ("zhclip-openclip", "open_clip_torch", "clip_benchmark", "torch", "transformers", "timm")
 #: Where our options are kept in clip_benchmark's own command line module while it runs as `__main__`.
@@ -47,14 +56,19 @@ def main_eval(original):
         early = original.__globals__.get(_TAKEN)
         if early is not None:
             base.zhclip = early
+        if original.__globals__.get("__name__") == "__main__":
+            with plain_errors():  # `main` itself is past being replaced
+                return evaluate(base)
+        return evaluate(base)
+
+    def evaluate(base):
         if not base.pretrained_model and base.pretrained == DEFAULT_PRETRAINED and not options.given("--pretrained"):
             names = base.model if isinstance(base.model, list) else [base.model]
             if any(find(name) for name in names):
                 base.pretrained_model = [f"{name},{default_tag(name)}" for name in names]
-        if original.__globals__.get("__name__") != "__main__":
-            return original(base)
-        with plain_errors():  # `main` itself is past being replaced
-            return original(base)
+        checks.names(base)
+        base.zhclip_written = set()
+        return original(base)
 
     return main_eval
 
@@ -70,14 +84,21 @@ def main(original):
 
 
 class plain_errors:
-    """Ends the program with one line where an error of ours says all there is to say."""
+    """Ends the program with one line where an error of ours says all there is to say, or where anything else goes
+    wrong in an evaluation that concerns us; `ZHCLIP_DEBUG=1` shows the traceback."""
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if kind is not None and issubclass(kind, ZhclipError):
+        if kind is None or debug():
+            return False
+        if issubclass(kind, ZhclipError):
             raise SystemExit(f"clip_benchmark: error: {error}") from error
+        if what := getattr(error, "zhclip_evaluation", ""):
+            raise SystemExit(
+                f"clip_benchmark: error: {what}: {one_line(error)} (ZHCLIP_DEBUG=1 shows where)"
+            ) from error
         return False
 
 
@@ -88,20 +109,31 @@ def run(original):
     """What stands for `clip_benchmark.cli.run`."""
 
     def run(args):
-        _prepare(args)
+        ours = checks.concerns_us(args)
+        taken = getattr(args, "zhclip", None) or options.defaults()
+        if ours:
+            _prepare(args, taken)
+            checks.words(args)
         args.output = Output(args.output)
-        current = Evaluation(args, getattr(args, "zhclip", None) or options.defaults(), args.output)
-        with running(current), features.using(compile=current.options.compile):
-            if not args.skip_existing:
-                _read_data_first(current)
-            result = original(args)
-            _finish(current)
-        return result
+        current = Evaluation(args, taken, args.output)
+        settings = {"compile": taken.compile, "quiet": not args.verbose}
+        try:
+            with running(current), features.using(**settings), contextlib.ExitStack() as stack:
+                if ours:
+                    args.output.begin = lambda final: _begin(current, final, stack)
+                result = original(args)
+                if isinstance(current.output.path, Shown):
+                    _finish(current)
+            return result
+        except Exception as error:
+            if ours:
+                error.zhclip_evaluation = f"{args.dataset} with {args.model}"
+            raise
 
     return run
 
 
-def _prepare(args) -> None:
+def _prepare(args, taken) -> None:
     """Our defaults, where the command line says nothing else."""
     from zhclip_openclip.datasets.retrieval import DEFAULT_KS, dataset_name, default_split
 
@@ -113,17 +145,47 @@ def _prepare(args) -> None:
             args.recall_k = list(DEFAULT_KS)
     if args.dataset.startswith("elevater/") and not options.given("--language"):
         args.language = "zh"  # its labels and templates are Chinese; clip_benchmark's default is English
-    if find(str(args.model)) is not None and args.amp:
+    if checks.is_our_model(args) and args.amp:
         import torch
 
         from zhclip_openclip._precision import use_amp
 
-        if not use_amp("cuda" if torch.cuda.is_available() else "cpu", args.amp):
-            if args.verbose:
-                print("Mixed precision is off: this CPU has no bf16 units and is faster in fp32")
-            args.amp = False
-    if datasets.is_chinese_classification(args):
+        args.amp = use_amp("cuda" if torch.cuda.is_available() else "cpu", args.amp)
+    if getattr(args, "num_workers", None) == _DEFAULT_WORKERS and not options.given("--num_workers"):
+        args.num_workers = min(_DEFAULT_WORKERS, _cores())
+    chinese = datasets.is_chinese_classification(args)
+    if chinese:
         args.dump_classnames = args.dump_templates = True
+    if args.output == DEFAULT:
+        args.output = default_output(args, taken, chinese)
+
+
+def _cores() -> int:
+    """Those that this process may use: more reader processes than that get a warning from PyTorch."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def _begin(evaluation: Evaluation, final: str, stack: contextlib.ExitStack) -> str:
+    """Where clip_benchmark is to write the result `final`. It has not loaded the model yet."""
+    args = evaluation.args
+    if args.skip_existing and os.path.exists(final):
+        has_ours = datasets.is_chinese_classification(args) or checks.is_our_retrieval(args.dataset)
+        reason = unfinished(final, has_ours)
+        if not reason:
+            return final
+        say(f"{final} {reason}: evaluated again")
+    written = getattr(args, "zhclip_written", set())
+    if final in written:
+        warn(
+            f"{final} is the --output of several evaluations, and keeps the last: write {{dataset}}, {{model}}, "
+            "{pretrained} or {language} into it"
+        )
+    written.add(final)
+    made = place(final, stack)
+    _read_data_first(evaluation)
+    return made
 
 
 def _read_data_first(evaluation: Evaluation) -> None:
@@ -142,22 +204,24 @@ def _read_data_first(evaluation: Evaluation) -> None:
             from zhclip_openclip.datasets import streams
 
             streams.check_shards(name, root, args.split)
+    elif evaluation.read is None:
+        datasets.refuse_template_set(name, args.language, args.custom_template_file)
 
 
 def _finish(evaluation: Evaluation) -> None:
-    """Add what we know to the result file, which stays whole if we are interrupted."""
-    if not evaluation.ours or not evaluation.output.path or not Path(evaluation.output.path).is_file():
-        return
-    path = Path(evaluation.output.path)
-    result = json.loads(path.read_text(encoding="utf-8"))
-    dataset = evaluation.dataset
-    for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes"):
-        if getattr(dataset, key, None):
-            result[key] = getattr(dataset, key)
-    result["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}
-    skipped = getattr(dataset, "skipped", None)
-    if skipped:
-        result["skipped_images"] = {"count": len(skipped), "images": [list(entry) for entry in skipped]}
-    result.update(evaluation.added)
-    with whole_file(path) as part:
-        part.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    """Add what we know to the result, and put it in place."""
+    more = {}
+    if evaluation.ours:
+        dataset = evaluation.dataset
+        for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes"):
+            if getattr(dataset, key, None):
+                more[key] = getattr(dataset, key)
+        more["split"] = evaluation.args.split
+        more["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}
+        skipped = getattr(dataset, "skipped", None)
+        if skipped:
+            more["skipped_images"] = {"count": len(skipped), "images": [list(entry) for entry in skipped]}
+            if texts := getattr(dataset, "skipped_texts", None):
+                more["skipped_images"]["texts"] = len(texts)
+        more.update(evaluation.added)
+    complete(evaluation.output.path, more)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 
 from zhclip_openclip import features
-from zhclip_openclip._errors import ZhclipError
-from zhclip_openclip.integrations.clip_benchmark import evaluation
+from zhclip_openclip._errors import ZhclipError, one_line
+from zhclip_openclip.integrations.clip_benchmark import checks, evaluation
 
 #: The official Chinese retrieval sets: `--dataset chinese_retrieval`.
 RETRIEVAL = ("muge", "flickr30k-cn", "coco-cn")
@@ -22,22 +23,36 @@ def build_dataset(original):
         call.apply_defaults()
         if not features.current().download:
             call.arguments["download"] = False
-        dataset, ours = _build(original, call)
         running = evaluation.current()
+        if (
+            running is not None
+            and running.args.task == "linear_probe"
+            and call.arguments["split"] != running.args.split
+        ):
+            _as_the_test_split(call, running.args)
+        dataset, ours = _build(original, call)
         if running is not None and call.arguments["split"] == running.args.split:
             running.dataset, running.ours = dataset, ours
             for note in getattr(dataset, "notes", ()) if ours else ():
-                print(f"Note: {note}")
+                evaluation.say(note)
         return dataset
 
     return build_dataset
+
+
+def _as_the_test_split(call, args) -> None:
+    """clip_benchmark builds the train split of a linear probe without language, class names and templates."""
+    if call.arguments["split"] == args.split:
+        return
+    names = ("language", "task", "custom_template_file", "custom_classname_file", "wds_cache_dir")
+    call.arguments.update({name: getattr(args, name) for name in names})
 
 
 def _build(original, call):
     """The data set, and whether any of it is our doing."""
     from zhclip_openclip import prompts
     from zhclip_openclip.datasets import chinese_captions
-    from zhclip_openclip.prompts import languages, templates
+    from zhclip_openclip.prompts import languages
 
     given = call.arguments
     name, language, task, split = given["dataset_name"], given["language"], given["task"], given["split"]
@@ -54,7 +69,7 @@ def _build(original, call):
         return built, True
     if task in ("zeroshot_classification", "linear_probe") and prompts.is_chinese(name, language):
         given.update(prompts.chinese_arguments(name, language, template_file, classname_file))
-        built = _digits(given) if name == "digits" else original(*call.args, **call.kwargs)
+        built = _digits(given) if name == "digits" else _hosts(original, call)
         prompts.localise(built, name, language, template_file, classname_file)
         prompts.check(built, name, split)
         if is_indexed(built):
@@ -66,20 +81,60 @@ def _build(original, call):
 
             built = streams.guard(built, name, split, options.skip_bad_images)
         return built, True
-    templates.refuse_elsewhere(template_file, name, language)
+    refuse_template_set(name, language, template_file)
     if name == "digits":
         return _digits(given), True
     codes = chinese_captions.LANGUAGES.get(name, {})
     chinese = language in codes.values() or (codes and prompts.normalise(language) in codes)
     if chinese:
         given["language"] = codes.get(prompts.normalise(language), language)
-        return chinese_captions.ChineseCaptions(original(*call.args, **call.kwargs), options.raw_captions), True
-    built = original(*call.args, **call.kwargs)
+        return chinese_captions.ChineseCaptions(_hosts(original, call), options.raw_captions), True
+    concerns_us = running is not None and running.output.begin is not None
+    built = _hosts(original, call) if concerns_us else original(*call.args, **call.kwargs)
     if task == "zeroshot_classification" and name.startswith("wds/"):
         with contextlib.suppress(ZhclipError):  # a language that we do not know is clip_benchmark's business here
             if languages.is_chinese(language):
-                print(f"Note: there are no Chinese names for {name}: the names and templates in its folder are used")
+                evaluation.say(
+                    f"there are no Chinese names for {name}: those of its folder are used, and its templates"
+                )
     return built, False
+
+
+def _hosts(original, call):
+    """clip_benchmark's own data set.
+
+    Raises DatasetError: for whatever goes wrong there, with the place and what is looked for in it.
+    """
+    try:
+        return original(*call.args, **call.kwargs)
+    except ZhclipError:
+        raise
+    except (Exception, SystemExit) as error:
+        from zhclip_openclip.datasets import at_hand
+        from zhclip_openclip.datasets._dataset_error import DatasetError
+        from zhclip_openclip.prompts import registry
+
+        name, root = call.arguments["dataset_name"], call.arguments["root"]
+        known = registry.find(name)
+        entry = at_hand.entries().get(known.name) if known else None
+        published = entry.published[0] if entry and entry.published and name == entry.name else None
+        there = f"; looked for in --dataset_root: {', '.join(published['files'])}" if published else ""
+        missing = there and not all(os.path.exists(os.path.join(root, file)) for file in published["files"])
+        reason = "" if isinstance(error, SystemExit) and missing else f" ({one_line(error)})"
+        raise DatasetError(f"{name} cannot be read from {root}{reason}{there if missing else ''}") from error
+
+
+def refuse_template_set(name: str, language: str, template_file: str | None) -> None:
+    """Raises PromptError: one of our sets of templates where it cannot be filled in."""
+    from zhclip_openclip.prompts import templates
+    from zhclip_openclip.prompts._errors import PromptError
+
+    if templates.is_ours(template_file) and checks.is_chinese(name, language):
+        raise PromptError(
+            f"{templates.OPTION} {template_file}: this set is for data sets whose Chinese class names are known here, "
+            f"and {name} is none (zhclip classnames lists them); put its templates into a file, {{{name!r}: [...]}}"
+        )
+    templates.refuse_elsewhere(template_file, name, language)
 
 
 def ours(name, root, transform, split, language, cache_dir, template_file, classname_file):

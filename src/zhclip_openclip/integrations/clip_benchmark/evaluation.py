@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from zhclip_openclip.integrations.clip_benchmark import options
@@ -18,12 +18,20 @@ _current: contextvars.ContextVar[Evaluation | None] = contextvars.ContextVar("zh
 
 
 class Output(str):
-    """The template of the output file; remembers the path that clip_benchmark makes of it."""
+    """The template of the output file. clip_benchmark fills it in at the beginning of an evaluation, and writes to what
+    it gets.
+
+    begin: from the path that it means to the one that is written to; None for the same. path: the latter, once it is
+    known.
+    """
 
     path: str | None = None
+    begin: Callable[[str], str] | None = None
 
     def format(self, *args, **kwargs):
         self.path = super().format(*args, **kwargs)
+        if self.path and self.begin:
+            self.path = self.begin(self.path)
         return self.path
 
 
@@ -68,6 +76,13 @@ def current_options() -> argparse.Namespace:
     """Our options of the evaluation that is running; the defaults where none is."""
     running = current()
     return running.options if running else options.defaults()
+
+
+def say(text: str) -> None:
+    """Print a note for people, unless the evaluation is a quiet one."""
+    evaluation = current()
+    if evaluation is None or getattr(evaluation.args, "verbose", True):
+        print(f"Note: {text}")
 
 
 @contextlib.contextmanager

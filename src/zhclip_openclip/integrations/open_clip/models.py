@@ -78,7 +78,7 @@ def _build(original, call, named):
             built = original(*call.args, **call.kwargs)
     finally:
         _loading.reset(token)
-    if loading:
+    if loading and hasattr(built, "named_parameters"):
         loading.no_init.refuse_unfilled(built, model.name)
         _tell_what_towers_brought(built, given)
     _belongs_to(built, model.name, given.get("force_context_length"))
@@ -156,9 +156,10 @@ def load_checkpoint(original):
         if loading is not None and str(loading.checkpoint.weights.path) == str(path):
             checkpoint = loading.checkpoint
             loading.no_init.end()  # what open_clip loads from here on is meant
-            if loading.interpolate or checkpoint.image_size is not None:
-                _take_size(model, _resolve.size_of_positions(checkpoint.pieces))
-            told = _load.load(model, checkpoint.pieces, checkpoint.model.name, strict, resize=loading.interpolate)
+            resize = loading.interpolate
+            if resize or checkpoint.image_size is not None:
+                _made_for(model, checkpoint.held_size)  # open_clip asks it for the other size afterwards
+            told = _load.load(model, checkpoint.pieces, checkpoint.model.name, strict, resize=resize)
             loading.no_init.fill(set(model.state_dict()) - set(told.missing_keys))
             return told
         name = loading.checkpoint.model.name if loading else model.zhclip_model
@@ -166,20 +167,31 @@ def load_checkpoint(original):
         checkpoint = _resolve.for_model(
             _files.weights_at(path), *find(name), size[0] if isinstance(size, tuple) else size
         )
-        return _load.load(model, checkpoint.pieces, name, strict, resize=True)
+        size = getattr(getattr(model, "visual", None), "image_size", None)
+        before = _made_for(model, checkpoint.held_size)
+        try:
+            return _load.load(model, checkpoint.pieces, name, strict, resize=True)
+        finally:
+            if before is not None:
+                _made_for(model, before)
+                model.visual.image_size = size
 
     return load_checkpoint
 
 
-def _take_size(model, size: int | None) -> None:
-    """Bring a timm tower to the image size that a file's positions are for, before it is loaded.
+def _made_for(model, size: int | None) -> int | None:
+    """Make a tower of timm's, whose positions timm itself interpolates, one for images of `size` pixels.
 
-    open_clip builds it in its own size and changes that afterwards: positions of another size would not fit, or be
-    interpolated there and back.
+    Returns the size that its positions were made for, which need not be that of its images (`zhclip-tiny`); None for
+    other towers, and where nothing had to be done.
     """
     visual = getattr(model, "visual", None)
-    if size is not None and hasattr(visual, "trunk") and hasattr(visual, "set_input_size"):
-        visual.set_input_size(size)
+    made_for = getattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "img_size", None)
+    before = made_for[0] if isinstance(made_for, (tuple, list)) else made_for
+    if size is None or before in (None, size) or not hasattr(visual, "set_input_size"):
+        return None
+    visual.set_input_size(size)
+    return before
 
 
 def add_configs(factory) -> None:

@@ -24,17 +24,27 @@ def render(report: Report, format: str) -> str:
 
 
 def write(report: Report, format: str, output: str | os.PathLike[str]) -> Path:
-    """Writes the report under a temporary name and renames it, so that a file of this name is always whole.
+    """Writes the report under a temporary name of its own and renames it: a file of this name is always whole, however
+    many processes write it. One that holds the same already is left as it is, also where nothing can be written.
 
     Raises ZhclipError: no such format; a file that cannot be written.
     """
     output = Path(output)
-    text = render(report, format)
-    if output.is_dir():
-        raise ZhclipError(f"{output}: a folder; give --output the name of a file in it")
+    content = render(report, format).encode()
     try:
-        with whole_file(output) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ZhclipError(f"{output}: cannot be written ({error.strerror}); give another --output") from None
+        if output.is_dir():
+            raise ZhclipError(f"{output}: a folder; give --output the name of a file in it")
+        if not _holds(output, content):
+            with whole_file(output) as part:
+                part.write_bytes(content)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ZhclipError(f"{output}: cannot be written ({reason}); give another --output") from None
     return output
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return not path.is_symlink() and path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import TypeVar
 
-from zhclip_openclip.report._model import Cell, Column, Comparison, Report, Row
+from zhclip_openclip._errors import printable
+from zhclip_openclip.report._model import Cell, Column, Comparison, Problem, Report, Row
+
+_Value = TypeVar("_Value")
 
 #: What is said of a row that was run, line by line.
 LINES: dict[str, Callable[[Cell], str]] = {
@@ -14,6 +19,26 @@ LINES: dict[str, Callable[[Cell], str]] = {
     "interval": lambda cell: interval(cell.low, cell.high),
     "verdict": lambda cell: cell.verdict if cell.ours is not None or cell.published is not None else "",
 }
+
+
+def cleaned(value: _Value) -> _Value:
+    """A report, or a part of it, in which every text can be seen: control characters and bytes that are no UTF-8 spelt
+    out, so that no name reaches a terminal, a file or a page as anything but a name. Every view begins with it.
+
+    The sentences of a problem are one line. Addresses of galleries stay: they are quoted where they become links.
+    """
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(cleaned, value))
+    if isinstance(value, dict):
+        return {cleaned(key): cleaned(one) for key, one in value.items()}
+    if not is_dataclass(value):
+        return value
+    texts = {one.name: getattr(value, one.name) for one in fields(value) if one.name != "gallery"}
+    if isinstance(value, Problem):
+        texts = {name: " ".join(text.split()) for name, text in texts.items()}
+    return replace(value, **{name: cleaned(text) for name, text in texts.items()})
 
 
 def number(percent: float | None) -> str:
@@ -70,5 +95,5 @@ def explanation(report: Report) -> str:
 def comparison_explanation(report: Report) -> str:
     return (
         "Pairs of our runs on the same samples, tested in pairs; p is corrected for the number of comparisons (Holm; "
-        f"{len(report.comparisons)}), and a difference is significant where that is at most {1 - report.level:.2g}."
+        f"{report.corrected_for:,}), and a difference is significant where that is at most {1 - report.level:.2g}."
     )

@@ -115,7 +115,6 @@ def _for_a_page(svg: str, label: str, tooltips: dict[str, str]) -> str:
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
     svg = re.sub(r"font-(?:size|family): [^;\"]*;\s*", "", svg)
     svg = re.sub(r'(<svg [^>]*?)width="(\d+)pt" height="(\d+)pt"', r'\1width="\2" height="\3"', svg)
-    svg = svg.replace("<svg ", f'<svg class="chart" role="img" aria-label="{escape(label)}" ', 1)
     for placeholder, variable in _COLOURS.items():
         svg = svg.replace(placeholder, variable)
     svg = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).strip()
@@ -124,4 +123,5 @@ def _for_a_page(svg: str, label: str, tooltips: dict[str, str]) -> str:
         tooltip = tooltips.get(match[1])
         return f"<g><title>{escape(tooltip)}</title>" if tooltip else "<g>"
 
-    return re.sub(r'<g id="([^"]*)">', group, re.sub(r'<g id="[^"]*"/>', "", svg))
+    svg = re.sub(r'<g id="([^"]*)">', group, re.sub(r'<g id="[^"]*"/>', "", svg))
+    return svg.replace("<svg ", f'<svg class="chart" role="img" aria-label="{escape(label)}" ', 1)

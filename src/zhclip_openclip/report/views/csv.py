@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zhclip_openclip.report._model import Report
+from zhclip_openclip.report.views import _text
 
 COLUMNS = (
     *("record", "table", "column", "dataset", "metric", "model", "title", "variant", "source"),
@@ -20,8 +21,12 @@ COLUMNS = (
 )
 
 
+#: What formulas begin with, in Chinese and Japanese spreadsheets too. Tabs and ends of lines are spelt out before.
+_FORMULA = tuple("=+-@＝＋－＠")
+
+
 def render(report: Report) -> str:
-    file = io.StringIO()
+    report, file = _text.cleaned(report), io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for record in (*_cells(report), *_comparisons(report), *_problems(report)):
@@ -60,7 +65,10 @@ def _problems(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """True and False as JSON writes them; floats with the digits that give the same float again."""
+    """True and False as JSON writes them; floats with the digits that give the same float again; texts as they are,
+    but with an apostrophe before those that a spreadsheet would compute."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
     return "" if value is None else value

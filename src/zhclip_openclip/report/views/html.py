@@ -17,9 +17,9 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from zhclip_openclip._paths import DATA
 from zhclip_openclip.report._model import VERDICTS, Cell, Column, Comparison, Report, Row, Table
-from zhclip_openclip.report.views import charts
+from zhclip_openclip.report.views import _text, charts
+from zhclip_openclip.report.views._pages import pages
 
 TEMPLATE = "report.html.j2"
 PANELS = 4  # charts side by side
@@ -77,17 +77,9 @@ TESTS = {
 
 def render(report: Report) -> str:
     """The whole page. The same report gives the same text, with the same version of matplotlib."""
-    import jinja2
-
     from zhclip_openclip import __version__
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(DATA),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    report, environment = _text.cleaned(report), pages()
     folder = common_folder(run.path for run in report.runs)
     environment.filters.update(
         number=number,
@@ -179,11 +171,10 @@ def link(address: str | None) -> str | None:
     if not address:
         return None
     try:
-        parts = urlsplit(address.strip())
+        parts, quoted = urlsplit(address.strip()), quote(os.fsencode(address))  # bytes that are no UTF-8 stay
     except ValueError:
         return None
-    elsewhere = parts.scheme or parts.netloc or address.startswith(("/", "\\"))
-    return None if elsewhere else quote(address)
+    return None if parts.scheme or parts.netloc or address.startswith(("/", "\\")) else quoted
 
 
 # ---------------------------------------------------------------- what the template takes

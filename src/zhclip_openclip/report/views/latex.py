@@ -22,13 +22,14 @@ _SPECIAL = {
 
 
 def render(report: Report) -> str:
+    report = _text.cleaned(report)
     sources = [f"Published values, {key}: {text}." for key, text in report.sources.items()]
     said = "\n\n".join(escaped(text) for text in (_text.explanation(report), *sources))
     parts = [_preamble(report), said, *(_table(table, report.level) for table in report.tables)]
     if report.comparisons:
         parts.append(_comparisons(report))
     if report.problems:
-        items = "\n".join(f"  \\item {escaped(str(problem))}" for problem in report.problems)
+        items = "\n".join(f"  \\item {_shielded(escaped(str(problem)))}" for problem in report.problems)
         parts.append(f"\\paragraph{{Problems}}\n\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
     return "\n\n".join(parts) + "\n"
 
@@ -104,7 +105,12 @@ def _comparisons(report: Report) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    """A row. After the end of the row before, `[` or `*` at its beginning would be read as an argument of that."""
+    return _shielded(" & ".join(cells)) + r" \\"
+
+
+def _shielded(text: str) -> str:
+    return "{}" + text if text.lstrip()[:1] in ("[", "*") else text
 
 
 def escaped(text: str) -> str:

@@ -9,6 +9,7 @@ from zhclip_openclip.report.views import _text
 
 
 def render(report: Report) -> str:
+    report = _text.cleaned(report)
     parts = ["# Results beside the published figures", _text.explanation(report)]
     parts.append(
         "A cell has: ours, the difference to the published value, the interval, the verdict, the published value."
@@ -16,7 +17,7 @@ def render(report: Report) -> str:
     for table in report.tables:
         parts += [f"## {_escaped(table.title)}", _table(table)]
     if report.sources:
-        parts += ["## Sources", _list(f"`{key}`: {_escaped(text)}" for key, text in report.sources.items())]
+        parts += ["## Sources", _list(f"{_code(key)}: {_escaped(text)}" for key, text in report.sources.items())]
     if report.comparisons:
         parts += ["## Comparisons of our runs", _text.comparison_explanation(report), _comparisons(report)]
     if report.problems:
@@ -28,7 +29,7 @@ def _table(table: Table) -> str:
     lines = [["Model", "Published in", *(_escaped(_text.heading(column)) for column in table.columns)]]
     lines.append(["---", "---", *["---:"] * len(table.columns)])
     for row in table.rows:
-        source = f"`{row.source}`" if row.source else ""
+        source = _code(row.source) if row.source else ""
         lines.append([_escaped(row.label), source, *(_cell(row.cells[column.key]) for column in table.columns)])
     return _rows(lines)
 
@@ -51,7 +52,7 @@ def _comparisons(report: Report) -> str:
         names = (_text.where(report, one), one.better, one.worse)
         figures = (_text.p_value(one.p), _text.p_value(one.p_corrected), "yes" if one.significant else "no")
         ends = _text.interval(one.low, one.high)
-        lines.append([*map(_escaped, names), f"+{one.difference:.2f}", ends, *map(_escaped, figures), one.test])
+        lines.append([*map(_escaped, names), f"+{one.difference:.2f}", ends, *map(_escaped, (*figures, one.test))])
     return _rows(lines)
 
 
@@ -69,4 +70,9 @@ def _bold(text: str, best: bool) -> str:
 
 def _escaped(text: str) -> str:
     """Text with what Markdown and HTML would read as markup taken literally."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text.replace("\n", " "))
+    text = re.sub(r"([\\`*_~$&\[\]<>|#])", r"\\\1", text)
+    return re.sub(r"^(\s*)(\d+(?=[.)])|(?=[-+=]))", r"\1\2\\", text)  # a list, a rule, a heading
+
+
+def _code(name: str) -> str:
+    return _escaped(name) if re.search(r"[`|\\]", name) else f"`{name}`"

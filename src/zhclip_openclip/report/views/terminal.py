@@ -26,6 +26,7 @@ def render(report: Report) -> str:
 
 def show(report: Report, console: Console) -> None:
     """Prints the report as wide and colourful as the console is."""
+    report = _text.cleaned(report)
     for table in report.tables:
         console.print(_grids(table, report, console.width), "")
     if report.tables:
@@ -66,10 +67,10 @@ def _grid(table: Table, columns: list[Column], report: Report) -> Grid:
     groups = {column.group for column in columns}
     title = groups.pop() if len(groups) == 1 else ""
     grid.add_column("Model", overflow="fold", max_width=34)
-    grid.add_column(title, style="dim", no_wrap=True)
+    grid.add_column(Text(title), style="dim", no_wrap=True)
     for column in columns:
         heading = column.title if title or not column.group else f"{column.group}\n{column.title}"
-        grid.add_column(heading, justify="right", no_wrap=True, min_width=_CELL - 2)
+        grid.add_column(Text(heading), justify="right", no_wrap=True, min_width=_CELL - 2)
     for row in table.rows:
         label = row.label
         for name, cells in _text.lines(row, columns).items():

@@ -1,0 +1,76 @@
+"""Whether the image features of a pass are kept, and under which name: the same answer in all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zhclip_openclip._errors import printable
+from zhclip_openclip.features import fingerprint, ranks, trial
+from zhclip_openclip.features.cache import FeatureCache, Place, describe
+from zhclip_openclip.features.progress import note
+from zhclip_openclip.features.settings import Settings
+
+
+@dataclass
+class _Facts:
+    """What one process has found out. reason: why nothing can be kept, or ""."""
+
+    reason: str = ""
+    made_with: str = ""
+    tower: str = ""
+    trial: torch.Tensor | None = None
+
+
+def place_of(
+    model: torch.nn.Module,
+    loader: torch.utils.data.DataLoader,
+    encoders: list[Callable[[torch.Tensor], torch.Tensor]],
+    device: str,
+    amp: bool,
+    what: str,
+    settings: Settings,
+) -> tuple[Place | None, str]:
+    """The place of these features, None where they are not kept; and the name that all processes have to agree on.
+
+    encoders: see `trial.try_out`. what: the data set, for people. A line says why features are not kept.
+    """
+    if not all(ranks.everyones(settings.cache is not None)):
+        return None, ""
+    facts = _look(model, loader, encoders, device)
+    told = ranks.everyones((facts.reason, facts.trial))
+    reason = next((reason for reason, _ in told if reason), "")
+    first = told[0][1]
+    if not reason and not all(trial.same(theirs, first) for _, theirs in told):
+        reason = "a tower that gives other features in another process"
+    if not reason:
+        data = fingerprint.data(loader, loader.num_workers)
+        reason = "" if data else "images, or an order of them, that cannot be told by content"
+    if reason:
+        note(f"Note: {printable(what) or 'this data set'} has {reason}: its image features are not kept")
+        return None, ""
+    name = fingerprint.digest([facts.tower, facts.made_with, fingerprint.precision(device, amp), data])
+    cache = FeatureCache(settings.cache, settings.limit)
+    beside = ranks.everyones(cache.place(name, first) if ranks.rank() == 0 else "")[0]
+    return Place(cache, beside, first, describe(dataset=what, device=str(device), amp=amp)), name
+
+
+def _look(model: Any, loader: Any, encoders: list, device: str) -> _Facts:
+    if part := fingerprint.part_in_training(model):
+        return _Facts(f"a model of which {part} is in training mode")
+    tried = fingerprint.preprocessing(loader.dataset)
+    if tried is None:
+        return _Facts("a preprocessing that differs from time to time")
+    if tried.shape is None:
+        return _Facts("a preprocessing that gives no tensors")
+    try:
+        tower = fingerprint.tower(model)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        return _Facts(f"a model with weights that are no plain numbers ({' '.join(str(error).split())[:100]})")
+    given = trial.try_out(encoders, tried.shape, tried.dtype, device)
+    if given is None:
+        return _Facts("a model that gives other features of the same images the second time, or none that are finite")
+    return _Facts("", tried.digest, tower, given)
