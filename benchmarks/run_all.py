@@ -43,6 +43,7 @@ RUNS = {
     "whole": ("A whole evaluation", "whole_evaluation.py --repeats 2"),
     "scaling": ("How scoring grows", "scaling.py --million"),
     "import": ("`import torch`", "import_time.py"),
+    "training": ("Training", "training.py"),
     "onnx": ("Both towers in onnxruntime", "onnx_towers.py"),
 }
 #: Why a target is missed, by the key of its row.

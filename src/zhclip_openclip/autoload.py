@@ -33,6 +33,10 @@ HOOKS = {
     ),
     "clip_benchmark.metrics.zeroshot_retrieval": "zhclip_openclip.integrations.clip_benchmark:hook_zeroshot_retrieval",
     "clip_benchmark.cli": "zhclip_openclip.integrations.clip_benchmark:hook_cli",
+    "open_clip_train.params": "zhclip_openclip.integrations.open_clip_train:hook_params",
+    "open_clip_train.data": "zhclip_openclip.integrations.open_clip_train:hook_data",
+    "open_clip_train.zero_shot": "zhclip_openclip.integrations.open_clip_train:hook_zero_shot",
+    "open_clip_train.train": "zhclip_openclip.integrations.open_clip_train:hook_train",
 }
 #: Modules without a hook of their own that one of :data:`HOOKS` changes too: executed again (`importlib.reload`), they
 #: need it again.

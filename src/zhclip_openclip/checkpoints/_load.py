@@ -312,8 +312,10 @@ def tower(shapes: Mapping[str, Shape], part: str) -> dict[str, Shape]:
 
 def fitting_models(piece: Piece) -> list[str]:
     """Names of the models that have exactly these parameters, in the towers that the file holds, and whose family
-    knows the layout: others have the same shapes and would refuse the file."""
+    knows the layout: others have the same shapes and would refuse the file. The bias of SigLIP's loss does not count:
+    any model may have it."""
     shapes = planned_shapes(piece.layout, piece.weights.shapes)
+    shapes.pop("logit_bias", None)
     for target in piece.layout.constants:
         # Constants are scales and biases; a name that says `bias` has as many values as there are output channels.
         shapes.setdefault(target, _constant_shape(target, shapes))

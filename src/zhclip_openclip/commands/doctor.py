@@ -18,6 +18,12 @@ from zhclip_openclip import _paths
 #: The newest series of each host package that the tests of this package have passed with, to as many places as count.
 TESTED: dict[str, str] = json.loads((_paths.DATA / "tested_versions.json").read_text(encoding="utf-8"))
 PACKAGES = tuple(TESTED)
+#: Each host, and the module of it that loads all that we hook.
+_HOSTS = {
+    "open_clip": "open_clip.factory",
+    "clip_benchmark": "clip_benchmark.cli",
+    "open_clip_train": "open_clip_train.main",
+}
 #: Below this much free disk a checkpoint may not fit: ZH-CLIP's file has 2.5 GB.
 _LOW_DISK = 5e9
 
@@ -116,14 +122,20 @@ def _plugin() -> list[Finding]:
             if points
             else Finding("autoload", "no entry point", "install the package: pip install zhclip-openclip")
         )
-    for host in ("open_clip", "clip_benchmark"):
-        module = {"open_clip": "open_clip.factory", "clip_benchmark": "clip_benchmark.cli"}[host]
+    for host, module in _HOSTS.items():
         try:
             importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if host == "open_clip_train":  # its libraries do not come with open_clip, and only training needs them
+                advice = f"to train with it: pip install {error.name}"
+                findings.append(Finding(host, f"cannot be imported ({error.name} is missing)", warning=advice))
+                continue
+            findings.append(Finding(host, f"cannot be imported ({error})", "reinstall it"))
+            continue
         except Exception as error:
             findings.append(Finding(host, f"cannot be imported ({type(error).__name__}: {error})", "reinstall it"))
             continue
-        failed = {name: why for name, why in autoload.FAILED.items() if name.startswith(host)}
+        failed = {name: why for name, why in autoload.FAILED.items() if name.startswith(f"{host}.")}
         if failed:
             name, why = next(iter(failed.items()))
             findings.append(
@@ -198,7 +210,7 @@ def _files() -> list[Finding]:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     patches: Annotated[
-        bool, typer.Option("--patches", help="List what is replaced in open_clip and clip_benchmark.")
+        bool, typer.Option("--patches", help="List what is replaced in open_clip, clip_benchmark and open_clip_train.")
     ] = False,
 ) -> None:
     """Check versions, plugin, devices, caches and the hub's address; exit code 1 if something needs doing."""

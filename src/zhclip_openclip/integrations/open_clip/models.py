@@ -68,6 +68,9 @@ def _build(original, call, named):
     if checkpoint and checkpoint.context_length is not None:
         given.setdefault("force_context_length", None)
         given["force_context_length"] = given["force_context_length"] or checkpoint.context_length
+    if checkpoint and any("logit_bias" in piece.weights.shapes for piece in checkpoint.pieces):
+        # Trained with SigLIP's loss. Who evaluates it has no option for the place that its bias needs.
+        given.setdefault("model_kwargs", {}).setdefault("init_logit_bias", 0)
     loading = _Loading(checkpoint, force_size is not None, _no_init.NoInit()) if checkpoint else None
     token = _loading.set(loading)
     try:
