@@ -453,3 +453,29 @@ def test_towers_in_two_folders_are_one_model(name, tag, tmp_path):
     (tmp_path / "published" / tagged.image_repo).rename(tmp_path / "two/image")
     for given in ("two", "two/text", "two/text/model.safetensors"):
         assert_same(open_clip.create_model(name, pretrained=str(tmp_path / given)), reference)
+
+
+def test_a_published_folder_of_a_size_that_no_model_has(tmp_path):
+    """384 pixels, as config.json, preprocessor_config.json and positions say: built so, with or without being asked."""
+    from transformers import ChineseCLIPConfig, ChineseCLIPModel
+
+    from tests.support.references import BASE, VISION
+
+    small = {"num_hidden_layers": 2}
+    config = ChineseCLIPConfig(
+        text_config={**BASE, **small, "vocab_size": 1200},
+        vision_config={**VISION["b-16"], **small, "image_size": 384, "hidden_act": "quick_gelu"},
+        projection_dim=512,
+    )
+    theirs = ChineseCLIPModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 384, "width": 384}}))
+    pixels = torch.randn(1, 3, 384, 384)
+    with torch.no_grad():
+        expected = theirs.visual_projection(theirs.vision_model(pixels).pooler_output)
+        with pytest.warns(UserWarning, match="holds positions for images of 384 pixels"):
+            model, _, transform = open_clip.create_model_and_transforms("cnclip-vit-b-16", pretrained=str(tmp_path))
+        assert (model.eval().encode_image(pixels) - expected).abs().max() <= 1e-5
+        assert transform(PICTURES[0]).shape == (3, 384, 384)
+        asked = open_clip.create_model("cnclip-vit-b-16", pretrained=str(tmp_path), force_image_size=384)
+        assert (asked.eval().encode_image(pixels) - expected).abs().max() <= 1e-5

@@ -24,7 +24,7 @@ from pathlib import Path
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip._reading import parse_json, read_json, reading
 from zhclip_openclip.checkpoints import _config
-from zhclip_openclip.checkpoints._place import Place
+from zhclip_openclip.checkpoints._place import Folder, Place
 from zhclip_openclip.checkpoints._read import OWN
 from zhclip_openclip.families import Family, Model, all_families, find
 
@@ -166,7 +166,12 @@ _PARAMS_PREPROCESS = {
 
 
 def params(place: Place) -> Path | None:
-    """`params.txt` of the run of open_clip_train that wrote the weights (into its folder `checkpoints`), or None."""
+    """`params.txt` of the run of open_clip_train that wrote the weights (into its folder `checkpoints`), or None.
+
+    A repository of the hub is not asked: a run lies on a disk.
+    """
+    if not isinstance(place, Folder):
+        return None
     above = place.get("../params.txt") if str(place).endswith("checkpoints") else None
     return place.get("params.txt") or above
 

@@ -148,8 +148,13 @@ def _put_together(
         _beside.add_own(said, own, piece.weights.path)
     configs: list[tuple[Path, str]] = []
     own_size = model.config()["vision_cfg"].get("image_size", 224)
-    size = None if asked.image_size else own_size
-    images: list[_load.Piece] = []
+    pieces = [piece]
+    if piece.layout.part == "text":
+        image, image_place = _image_tower(family, model, tag, place, cache_dir)
+        pieces.append(image)
+    held = next((size for one in pieces if (size := _size_of_positions(one)) is not None), None)
+    # What is said of the size of pictures is held against the weights; loading holds these against the model.
+    size = None if asked.image_size else held or own_size
     if piece.layout is _load.OPEN_CLIP:
         if (path := place.get(_beside.OPEN_CLIP_CONFIG)) is not None:
             _beside.add_open_clip_config(said, path)
@@ -157,21 +162,17 @@ def _put_together(
             told = _beside.add_params(said, path)
             _follow_run(said, family, model, told, path)
         _activation_of_neighbour(said, family, model, place)
+    elif piece.layout.part == "text":  # what is said of pictures lies with the image tower
+        if config := place.get("config.json"):
+            configs.append((config, "text"))
+        if config := _beside.add_hugging_face(said, image_place, size, asked.preprocess):
+            configs.append((config, "image"))
     else:
         if config := _beside.add_hugging_face(said, place, size, asked.preprocess):
             configs.append((config, piece.layout.part))
         if (path := _beside.params(place)) is not None:
             _beside.add_params(said, path)
-    if piece.layout.part == "text":
-        image, image_place = _image_tower(family, model, tag, place, cache_dir)
-        images.append(image)
-        apart = _beside.Said()
-        if config := _beside.add_hugging_face(apart, image_place, size, asked.preprocess):
-            configs.append((config, "image"))
-        said.preprocess, said.by["preprocess"] = apart.preprocess, apart.by.get("preprocess", "")
     model = _beside.follow(family, model, said)
-    pieces = [piece, *images]
-    held = next((size for one in pieces if (size := _size_of_positions(one)) is not None), None)
     image_size = _image_size(model, pieces, held, said, asked, own_size)
     for config, part in configs:
         _config.check(config, model.name, part, image_size or (own_size if asked.image_size else None))
