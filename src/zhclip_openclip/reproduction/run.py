@@ -308,7 +308,9 @@ def write_report(output: Path) -> tuple[Path, list[str]]:
             with _workplace.locked(parts / f"{REPORT}.lock") as mine:
                 if mine or time.monotonic() >= end:
                     report = build([output], links_from=output)
-                    views.write(report, "html", page)
+                    with _workplace.nameless(parts) as part:  # which the next run takes away after a kill
+                        views.write(report, "html", part / page.name)
+                        _workplace.move(part, output, page.name)
                     return page, [str(problem) for problem in report.problems]
             time.sleep(PAUSE)
     except OSError as error:
