@@ -156,8 +156,8 @@ def test_a_run_without_anything_of_ours_is_the_same_with_the_plugin(tmp_path):
         rows.append(f"{path}\tdigit {number}")
     (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
     for name, load in (("with", "1"), ("without", "0")):
-        options = "--model ViT-S-32-alt --train-data table.csv --batch-size 2 --epochs 1 --workers 0 --device cpu --warmup 1"
-        options += " --precision fp32"
+        options = "--model ViT-S-32-alt --train-data table.csv --batch-size 2 --epochs 1 --workers 0 --warmup 1"
+        options += " --device cpu --precision fp32"
         done = subprocess.run(
             [sys.executable, "-m", "open_clip_train.main", *options.split(), "--name", name],
             cwd=tmp_path,
