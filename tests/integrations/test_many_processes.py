@@ -194,10 +194,11 @@ def test_the_feature_cache(one_process, shards, tmp_path):
 def test_what_exists_is_skipped_by_all(data, tmp_path):
     folder = tmp_path / "several"
     folder.mkdir()
-    (folder / "digits_zh.json").write_text("{}")
+    whole = '{"metrics": {"acc1": 0.5}, "versions": {"torch": "1"}}'  # one that is not would be evaluated again
+    (folder / "digits_zh.json").write_text(whole)
     done = torchrun(2, *MODULE, *words("digits", "muge", root=data), "--skip_existing", cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (folder / "digits_zh.json").read_text() == "{}" and (folder / "muge_zh.json").is_file()
+    assert (folder / "digits_zh.json").read_text() == whole and (folder / "muge_zh.json").is_file()
 
 
 @pytest.mark.slow
