@@ -20,15 +20,14 @@ LOCAL = "local-dir:"
 class Named:
     """A model of ours that was asked for.
 
-    place: the folder or repository that was named in place of a model. tag: of the weights that the name itself means.
-    stock_path: whether it is in open_clip's own form, which open_clip builds by itself.
+    place: the folder or repository that was named in place of a model; it is in open_clip's own form, which open_clip
+    builds by itself. tag: of the weights that the name itself means.
     """
 
     family: Family
     model: Model
     place: Place | None = None
     tag: str = ""
-    stock_path: bool = False
 
 
 def named(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Named | None:
@@ -63,7 +62,7 @@ def _of_config(place: Place) -> Named | None:
         found = find(_beside.model_of(read_json(path, CheckpointError))) if path else None
     except (CheckpointError, DownloadError):
         return None
-    return Named(*found, place=place, stock_path=True) if found else None
+    return Named(*found, place=place) if found else None
 
 
 def tokenizer_place(

@@ -109,7 +109,7 @@ def resolve(
     if path is None:
         files = tag.files if tag else _files.WEIGHTS
         # Before the large file: what is needed later too fails at once, and says all that is needed.
-        _files.fetch(place.repo, ["config.json"], cache_dir, optional=True, also=files)
+        place.get("config.json", also=files)
         path = _files.fetch(place.repo, files, cache_dir)
     piece = recognise(path, family, model)
     return _put_together(family, model, piece, place, tag, asked, cache_dir)
@@ -278,7 +278,7 @@ def _image_tower(
     sources = [tag] if tag else list(model.tags.values())
     source = next(source for source in sources if source.image_repo)
     place = Repository(source.image_repo, cache_dir)
-    _files.fetch(source.image_repo, ["config.json"], cache_dir, optional=True, also=source.image_files)
+    place.get("config.json", also=source.image_files)
     path = _files.fetch(source.image_repo, source.image_files, cache_dir)
     weights = _read.read(path)
     return _load.Piece(weights, _load.recognise_image(weights, family)), place

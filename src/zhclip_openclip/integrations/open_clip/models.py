@@ -30,7 +30,7 @@ def create_model(original):
         named = _names.named(name, call.arguments.get("cache_dir"))
         if named is None:
             return original(*args, **kwargs)
-        if named.stock_path:  # a folder or repository in open_clip's own form, which open_clip builds as it says
+        if named.place is not None:  # in open_clip's own form, which open_clip builds as it says
             built = original(*args, **kwargs)
             _belongs_to(built, named.model.name)
             return built
