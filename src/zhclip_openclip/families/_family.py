@@ -128,6 +128,8 @@ class Family:
     tokenizer_repos: where its tokenizer is published, tried after the repository of the weights.
     tokenizer_package: (package, file in it) with the same vocabulary, taken if it is installed and all else fails.
     configs: folder that holds `<model>.json` and `text_configs/`, for a family outside this package.
+    towers: module that brings towers of its own, imported before one of its models is built. Image towers enter timm's
+        registry there (`timm.models.register_model`), so that `timm_model_name` of a model config names them.
     """
 
     name: str
@@ -146,3 +148,4 @@ class Family:
     tokenizer_package: tuple[str, str] | None = None
     tokenizer_path: Path | None = None
     configs: Path | None = None
+    towers: str = ""

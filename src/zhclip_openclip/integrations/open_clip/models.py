@@ -30,6 +30,8 @@ def create_model(original):
         named = _names.named(name, call.arguments.get("cache_dir"))
         if named is None:
             return original(*args, **kwargs)
+        if named.family.towers:
+            importlib.import_module(named.family.towers)
         if named.place is not None:  # in open_clip's own form, which open_clip builds as it says
             built = original(*args, **kwargs)
             _belongs_to(built, named.model.name)
