@@ -16,12 +16,18 @@ from zhclip_openclip.datasets._relations import TextRecord
 
 @dataclass
 class Loaded:
-    """What a layout reader found."""
+    """What a layout reader found.
+
+    file: the file with the captions, where they are in one of their own. named: the set that it is called after, where
+    that is another than the one it was read as.
+    """
 
     layout: str
     images: ImageSource
     records: Iterable[TextRecord]
     notes: list[str] = field(default_factory=list)
+    file: Path | None = None
+    named: str = ""
 
 
 @dataclass(frozen=True)

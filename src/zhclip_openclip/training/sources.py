@@ -22,7 +22,6 @@ from zhclip_openclip._reading import read_json
 from zhclip_openclip.datasets import chinese_clip_lmdb, chinese_clip_tsv, retrieval
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._layout import ReadOptions, plain_name
-from zhclip_openclip.datasets._relations import resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
 from zhclip_openclip.datasets.wds_export import PAIRS
 from zhclip_openclip.datasets.wds_open import open_wds
@@ -209,14 +208,17 @@ class _Holder:
         for layout in [chinese_clip_tsv, chinese_clip_lmdb, *own]:
             loaded = layout.load(self.folder, split, options)
             if loaded is not None:
+                name = module.NAME if module else self.folder.resolve().name
+                resolved, captions_of = retrieval.tie(name, split, loaded, self.folder, options.skip)
                 return RetrievalDataset(
-                    module.NAME if module else self.folder.resolve().name,
+                    name,
                     split,
-                    resolve(loaded.images, loaded.records, options.skip),
+                    resolved,
                     directions=module.DIRECTIONS if module else _BOTH,
                     layout=loaded.layout,
                     notes=loaded.notes,
                     skip_bad_images=options.skip,
+                    captions_of=captions_of,
                 )
         return None
 
