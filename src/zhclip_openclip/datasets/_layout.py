@@ -18,8 +18,7 @@ from zhclip_openclip.datasets._relations import TextRecord
 class Loaded:
     """What a layout reader found.
 
-    file: the file with the captions, where they are in one of their own. named: the set that it is called after, where
-    that is another than the one it was read as.
+    file: of a release, the file with the captions. named: the set that this file is called after.
     """
 
     layout: str

@@ -6,8 +6,8 @@ its sets alike, and FG-CLIP 2 those of DCI-CN and DOCCI-CN. A score on the one s
 captions are decides, not what a folder or an option is called.
 
 `data/known_captions.json` has a sketch of each set whose captions are public: of the digests of all its captions the
-smallest. A folder holds a set as far as the digests of its own captions contain the sketch; of the captions nothing else
-is in the table. `benchmarks/known_captions.py` makes it.
+smallest. A folder holds a set as far as the digests of its own captions contain the sketch; nothing else of the
+captions is in the table. `benchmarks/known_captions.py` makes it.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def held(image_ids: Sequence[str], texts: Sequence[str]) -> Held:
     if not texts or len(texts) > _MOST:
         return Held()
     found = {digest(text) for text in texts}
-    shares = {
-        name: _share(one["captions"], found, len(texts), one["texts"]) for name, one in known["captions"].items()
-    }
+    shares = {name: _share(one["captions"], found, len(texts), one["texts"]) for name, one in known["captions"].items()}
     are = tuple(name for name, share in shares.items() if share >= _IS)
     if len(are) > 1:
         return Held(both=are)
@@ -108,6 +106,7 @@ def check(name: str, split: str, resolved: Resolved, where: object, named: str =
         return held(resolved.images.ids, [entry.text for entry in resolved.texts]).set, []
     if getattr(module, "EMBEDDED", False):
         return name, []
+    alike = getattr(module, "ALIKE", ())
     judged = split == module.DEFAULT_SPLIT
     found = held(resolved.images.ids, [entry.text for entry in resolved.texts]) if judged else Held()
     if found.both:
@@ -123,16 +122,12 @@ def check(name: str, split: str, resolved: Resolved, where: object, named: str =
     if found.set:
         raise OtherSet(f"{where}: what is here is {found.set} ({_title(found.set)}), not {name}: {_use(found.set)}")
     if found.other_captions == name:
-        others = [other for other in getattr(module, "SAME_PICTURES", ()) if other in retrieval.DATASETS]
-        if others:
-            raise OtherSet(
-                f"{where}: these are pictures of {name} with other captions; {_title(others[0])} has such: "
-                f"{_use(others[0])}; captions of your own are read under a split of another name"
-            )
-    elif named and named != name and found.other_captions is None:
         raise OtherSet(
-            f"{where}: is called after {named}, not {name}: {_use(named)}, or give the file the name that {name} has"
+            f"{where}: the pictures are those of {name} and the captions are not; {alike[0]} ({_title(alike[0])}) has "
+            f"such: {_use(alike[0])}; captions of your own are read under another --split"
         )
+    if named in alike and found.other_captions is None:
+        raise OtherSet(f"{where}: is called after {named} and not {name}: {_use(named)}, or rename it")
     return None, []
 
 
@@ -154,4 +149,5 @@ def _title(name: str) -> str:
 
 
 def _use(name: str) -> str:
+    """What to do, wherever the name of the set was given: --dataset, --name, an argument."""
     return f"use {name} as the name of the data set"

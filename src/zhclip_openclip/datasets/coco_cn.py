@@ -35,7 +35,7 @@ FOLDERS = ("COCO-CN", "coco-cn-version1805v1.1")
 DEFAULT_SPLIT = "test"
 DIRECTIONS = ("image_retrieval", "text_retrieval")
 LOOKS_FOR = "imageid.human-written-caption.txt with coco-cn_{split}.txt and MSCOCO's pictures (train2014/, val2014/)"
-SAME_PICTURES = (TRANSLATED,)
+ALIKE = (TRANSLATED,)
 
 #: Files with the captions of all splits, by set.
 _CAPTIONS = {
@@ -79,18 +79,21 @@ def _captions(name: str, base: Path, split: str) -> tuple[list[CaptionLine], lis
         listed = base / f"coco-cn_{spelling}.txt"
         if not listed.is_file():
             continue
-        if has_captions(listed):
-            return _of_kind(name, listed)
         beside = {one: _first(base, files) for one, files in _CAPTIONS.items()}
         path = beside[name]
-        if path is None and beside[other]:
+        if has_captions(listed):
+            ids = [caption.image for caption in caption_lines(listed)]
+            if path is None or any(caption.kind == _KIND[name] for caption in caption_lines(listed)):
+                return _of_kind(name, listed)
+        elif path is None and beside[other]:
             raise OtherSet(
                 f"{base}: has {beside[other].name} and no {_CAPTIONS[name][0]}, which is {other} and not {name}: use "
                 f"{other} as the name of the data set, or put that file there"
             )
-        if path is None:
+        elif path is None:
             raise Incomplete(f"{listed}: {_CAPTIONS[name][0]} is not beside it; unpack the whole release there")
-        ids = [line.strip() for _, line, _ in text_lines(listed)]
+        else:
+            ids = [line.strip() for _, line, _ in text_lines(listed)]
         wanted = set(ids)
         captions = [caption for caption in caption_lines(path) if caption.image in wanted]
         if not captions:

@@ -16,6 +16,7 @@ NAME = "dci-cn"
 FOLDERS = ("DCI-CN", "dci")
 DEFAULT_SPLIT = _long_captions.SPLIT
 DIRECTIONS = ("image_retrieval", "text_retrieval")
+ALIKE = ("docci-cn",)
 LAYOUTS = (chinese_clip_tsv, chinese_clip_lmdb)
 _FILES = ("image_caption_trans.txt",)
 LOOKS_FOR = _long_captions.looks_for(_FILES)

@@ -12,8 +12,8 @@ The pictures lie as <id>.jpg, or as the captions name them, beside these or in a
 Captions come out clean (see `captions.py`); as people use the raw ones by mistake, they are an option.
 
 Flickr30K-CNA (`flickr30k_cna.py`) has the same pictures and other captions, and its release calls its test file after
-this set. So each of the two reads files under either name, its own first, and what the captions are decides which of the
-two it has (see `_which_set.py`).
+this set. So each of the two reads files under either name, its own first, and what the captions are decides which of
+the two it has (see `_which_set.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DIRECTIONS = ("image_retrieval", "text_retrieval")
 LOOKS_FOR = (
     "flickr30k_cn_{split}.txt (or flickr30k_{split}_zh.txt, seg.flickr30kzhmboson{split}.caption.txt) with <id>.jpg"
 )
-SAME_PICTURES = (CNA,)
+ALIKE = (CNA,)
 
 #: Caption files by the set that they are called after.
 CAPTIONS = {

@@ -21,7 +21,7 @@ FOLDERS = ("Flickr30k-CNA", "flickr30k", "Flickr30k-CN")
 DEFAULT_SPLIT = "test"
 DIRECTIONS = ("image_retrieval", "text_retrieval")
 LOOKS_FOR = "flickr30k_cna_{split}.txt with <id>.jpg"
-SAME_PICTURES = (flickr30k_cn.NAME,)
+ALIKE = (flickr30k_cn.NAME,)
 LAYOUTS = (chinese_clip_tsv, chinese_clip_lmdb)
 
 

@@ -1,4 +1,4 @@
-"""LIT-CN: 33,010 pictures of AI Challenger, MUGE and the web, each with a caption by Qwen2.5-VL of 131 tokens on average.
+"""LIT-CN: 33,010 pictures of AI Challenger, MUGE and the web, captions by Qwen2.5-VL of 131 tokens on average.
 
 Paper: FG-CLIP 2, arXiv:2510.10921. Source: https://huggingface.co/datasets/qihoo360/LIT-CN. Its file is
 image_caption_long_cn.txt, one line a pair; see `_long_captions.py`.

@@ -28,8 +28,8 @@ from zhclip_openclip.datasets._relations import Resolved, resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
 
 #: name -> module with NAME, FOLDERS, DEFAULT_SPLIT, DIRECTIONS, LAYOUTS and, if it has a layout of its own, load. One
-#: whose data is embedded says so, and its load takes no folder; one whose pictures another set has too names that one in
-#: SAME_PICTURES.
+#: whose data is embedded says so, and its load takes no folder; one that may be taken for another names that one in
+#: ALIKE.
 DATASETS: dict[str, ModuleType] = {
     module.NAME: module
     for module in (
@@ -43,6 +43,15 @@ DEFAULT_KS = (1, 5, 10)
 def dataset_name(name: str) -> str | None:
     """The name as we spell it (`Flickr30K_CN` -> `flickr30k-cn`), or None if it is not one of ours."""
     return {plain_name(known): known for known in DATASETS}.get(plain_name(name))
+
+
+def called(folder: Path) -> str | None:
+    """The set that a folder is called after, or None."""
+    name = folder.resolve().name
+    if known := dataset_name(name):
+        return known
+    plain = plain_name(name)
+    return next((known for known, module in DATASETS.items() if plain in map(plain_name, module.FOLDERS)), None)
 
 
 def default_split(name: str) -> str:
@@ -107,14 +116,13 @@ def tie(name: str, split: str, loaded: Loaded, folder: Path, skip: bool) -> tupl
     Raises DatasetError: bad data; OtherSet: the captions of another set than `name`.
     """
     resolved = resolve(loaded.images, loaded.records, skip)
-    captions_of, notes = _which_set.check(name, split, resolved, loaded.file or folder, loaded.named)
+    named = loaded.named if loaded.file else dataset_name(folder.resolve().name) or ""
+    captions_of, notes = _which_set.check(name, split, resolved, loaded.file or folder, named)
     loaded.notes.extend(notes)
     return resolved, captions_of
 
 
-def _load(
-    module: ModuleType, root: Path, split: str, options: ReadOptions
-) -> tuple[Loaded, Resolved, str | None]:
+def _load(module: ModuleType, root: Path, split: str, options: ReadOptions) -> tuple[Loaded, Resolved, str | None]:
     if getattr(module, "EMBEDDED", False):
         loaded = module.load(split, options)
         return loaded, *tie(module.NAME, split, loaded, root, options.skip)
