@@ -295,8 +295,15 @@ def test_a_result_says_whose_captions_it_is_on(evaluate, tmp_path, monkeypatch):
     assert np.load(tmp_path / "result.npz")["text_ids"].shape == (28,)
     with pytest.raises(SystemExit, match="what is here is coco-cn-translated .* use coco-cn-translated"):
         evaluate("--dataset", "coco-cn", "--dataset_root", folder)
-    found = at_hand.look(at_hand.find_entry("coco-cn"), folder.parent, "zh")
-    assert isinstance(found, Missing)
+    folder.rename(tmp_path / "COCO-CN")
+    folder = tmp_path / "COCO-CN"
+    words = ["--datasets", "coco-cn,coco-cn-translated", "--data-root", str(tmp_path), "--dry-run", "--json"]
+    plan = json.loads(CliRunner().invoke(app, ["reproduce", "--models", "zhclip-tiny", *words]).stdout)
+    assert {cell["dataset"]: cell["state"] for cell in plan["cells"]} == {
+        "coco-cn": "missing",
+        "coco-cn-translated": "run",
+    }
+    assert "what is here is coco-cn-translated" in plan["missing"][0]["reason"]
     page = ["--dataset-root", str(folder), "--output", str(tmp_path / "page.html")]
     result = CliRunner().invoke(app, ["gallery", str(tmp_path / "result.json"), *page])
     assert result.exit_code == 0, result.output

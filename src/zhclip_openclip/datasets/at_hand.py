@@ -212,10 +212,7 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
         except ZhclipError as error:
             if "one of these is needed" in str(error):  # nothing of it is there
                 continue
-            if isinstance(error, OtherSet):
-                yield Missing(str(error), absent=True)
-                continue
-            if skip_bad_images:
+            if skip_bad_images and not isinstance(error, OtherSet):
                 layout = "with bad images, which will be left out"
                 yield Found(entry.name, folder, layout, entry.images or 0, entry.texts or 0)
             yield Missing(str(error))
@@ -228,7 +225,7 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
             try:
                 dataset = open_wds(folder, name=entry.name)
             except ZhclipError as error:
-                yield Missing(str(error), absent=isinstance(error, OtherSet))
+                yield Missing(str(error))
             else:
                 yield _of_retrieval(f"wds/{entry.name}", folder, dataset, entry)
 
