@@ -292,7 +292,7 @@ def _alike(module) -> tuple[str, ...]:
 
 #: Caption files of the releases, as the modules of the sets list them; of sets whose files are called alike the first.
 _RELEASES = {
-    "coco-cn": ("coco-cn_*.txt", "coco-cn-version*/coco-cn_*.txt", "annotations/coco-cn_*.txt", "pair.txt"),
+    "coco-cn": ("coco-cn_*.txt", "coco-cn-version*/coco-cn_*.txt", "annotations/coco-cn_*.txt"),
     "lit-cn": ("image_caption_long_cn.txt",),
     "dci-cn": ("image_caption_trans.txt",),
     "flickr30k-cn": (
