@@ -268,14 +268,13 @@ def test_the_advice_for_another_encoding_works(tmp_path):
     assert build_retrieval_dataset("flickr30k-cn", folder).fingerprint() == expected
 
 
-def test_translations_are_used_where_nothing_else_is_there(tmp_path):
+def test_translations_are_another_set(tmp_path):
     folder = files.write_coco_release(tmp_path)
     written = folder / "coco-cn-version1805v1.1" / "imageid.human-written-caption.txt"
     assert not build_retrieval_dataset("coco-cn", folder).notes
     written.unlink()
-    dataset = build_retrieval_dataset("coco-cn", folder)
-    assert len(dataset.texts) == 5 * files.IMAGES
-    assert "imageid.manually-translated-caption.txt holds translations by people" in dataset.notes[0]
+    with pytest.raises(DatasetError, match=r"has imageid.manually-translated-caption.txt .* use coco-cn-translated"):
+        build_retrieval_dataset("coco-cn", folder)
     (written.parent / "imageid.manually-translated-caption.txt").unlink()
     with pytest.raises(DatasetError, match=r"imageid.human-written-caption.txt is not beside it"):
         build_retrieval_dataset("coco-cn", folder)

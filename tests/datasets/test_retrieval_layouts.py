@@ -177,15 +177,17 @@ def test_coco_cn_uses_what_people_wrote(tmp_path):
     folder = files.write_coco_release(tmp_path / "a")
     texts = [entry.text for entry in build_retrieval_dataset("coco-cn", folder).texts]
     assert len(texts) == 2 * files.IMAGES and not any(text.startswith("翻译") for text in texts)
-    # one file with everything: the translations are left out; with translations alone: they are used, with a note
+    # one file with everything: the translations are left out; with translations alone: another set
     release = folder / "coco-cn-version1805v1.1"
     written = (release / "imageid.human-written-caption.txt").read_text("utf-8").splitlines()[1:]
     translated = (release / "imageid.manually-translated-caption.txt").read_text("utf-8").splitlines()
     (release / "coco-cn_test.txt").write_text("\n".join(written + translated) + "\n", encoding="utf-8")
     assert [entry.text for entry in build_retrieval_dataset("coco-cn", folder).texts] == texts
     (release / "coco-cn_test.txt").write_text("\n".join(translated) + "\n", encoding="utf-8")
-    dataset = build_retrieval_dataset("coco-cn", folder)
-    assert len(dataset.texts) == 5 * files.IMAGES and "translations by people" in dataset.notes[0]
+    assert [entry.text for entry in build_retrieval_dataset("coco-cn", folder).texts] == texts  # of the file beside it
+    (release / "imageid.human-written-caption.txt").unlink()
+    with pytest.raises(ValueError, match="coco-cn-translated and not coco-cn"):
+        build_retrieval_dataset("coco-cn", folder)
 
 
 @pytest.mark.parametrize("inside", ["", "MUGE", "muge", "MUGE/MUGE", "Multimodal_Retrieval"])

@@ -305,6 +305,19 @@ def test_babel_imagenet_keeps_its_own():
     assert dataset.template_set == dataset.classname_source == "babel_imagenet"
 
 
+def test_babel_imagenet_says_what_script_it_is_in():
+    """Its own files: the prompts are NLLB's, hardly one of them simplified; the names are in either script."""
+    from zhclip_openclip.prompts._files import clip_benchmarks
+
+    prompts_there = "".join(clip_benchmarks("nllb_dist13b_prompts.json")["ZH"])
+    names_there = "".join(clip_benchmarks("babel_imagenet.json")["ZH"][1])
+    assert ("許" in prompts_there or "張" in prompts_there) and "许" not in prompts_there
+    assert "鸟" in names_there and "鳥" in names_there
+    dataset = StandIn(["丁鱥科", "鲫鱼"], ["許多 {c} 的照片."])
+    prompts.localise(dataset, "babel_imagenet", "zh")
+    assert "most of its prompts" in dataset.notes[0] and "traditional" in dataset.notes[0]
+
+
 @pytest.mark.parametrize("name", ["vtab/cub", "vtab/inaturalist", "tfds/places365_small", "dummy"])
 def test_no_chinese_names(name):
     assert prompts.is_chinese(name, "zh")

@@ -89,7 +89,8 @@ def test_each_layout_in_each_folder(tmp_path, monkeypatch, name, number, folder)
         table_files.picture(place / layout["files"][0] / "1.png", 1)
     found = look(name, root)
     assert (found.spelling, found.root.resolve()) == (layout["dataset"], place.resolve())
-    assert found.images > 0 and found.texts >= len(registry.find(name).spellings)
+    known = registry.find(name)
+    assert found.images > 0 and found.texts >= (len(known.spellings) if known else 885 * 80)
     for file in layout["files"]:
         path = place / file
         if path.is_dir():

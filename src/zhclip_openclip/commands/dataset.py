@@ -15,7 +15,9 @@ app = typer.Typer(help="Export, check and look at the Chinese retrieval sets.", 
 Name = Annotated[
     str,
     typer.Option(
-        "--name", help="muge, flickr30k-cn, coco-cn, digits-retrieval or wds; by default what SOURCE is called."
+        "--name",
+        help="muge, flickr30k-cn, flickr30k-cna, coco-cn, coco-cn-translated, lit-cn, dci-cn, docci-cn, "
+        "digits-retrieval or wds; by default what SOURCE is called.",
     ),
 ]
 Source = Annotated[Path, typer.Argument(help="The folder with the files of the data set, in any known layout.")]
@@ -30,7 +32,7 @@ class Format(str, Enum):
 
 def _open(source: Path, name: str, split: str | None, skip: bool, image_folder: Path | None):
     from zhclip_openclip._errors import ZhclipError
-    from zhclip_openclip.datasets import retrieval
+    from zhclip_openclip.datasets import flickr30k_cn, retrieval
     from zhclip_openclip.datasets.wds_open import open_wds
 
     if not source.is_dir():
@@ -38,7 +40,13 @@ def _open(source: Path, name: str, split: str | None, skip: bool, image_folder: 
     if name == "wds" or (not name and (source / "dataset_type.txt").is_file()):
         return open_wds(source, split=split or "test", skip_bad_images=skip)
     if not name:
-        candidates = [source.resolve().name, *(child.name for child in source.iterdir() if child.is_dir())]
+        folders = [source, *(child for child in source.iterdir() if child.is_dir())]
+        for folder in folders:
+            two = flickr30k_cn.caption_files(folder, split or flickr30k_cn.DEFAULT_SPLIT)
+            if len(two) > 1:
+                told = " and ".join(f"{path.name} is {one}" for one, path in two.items())
+                raise ZhclipError(f"{folder} holds two sets: {told}; say which with --name")
+        candidates = [folder.resolve().name for folder in folders]
         names = list(dict.fromkeys(filter(None, map(retrieval.dataset_name, candidates))))
         if len(names) != 1:
             known = ", ".join(retrieval.DATASETS)

@@ -35,7 +35,12 @@ def reproduce(
         ),
     ] = None,
     datasets: Annotated[
-        list[str] | None, typer.Option(help="Names, likewise. By default the 14 data sets of the published tables.")
+        list[str] | None,
+        typer.Option(
+            help="Names, likewise. By default the 14 data sets of the published tables; also "
+            "flickr30k-cna, coco-cn-translated, lit-cn, dci-cn, docci-cn, crossmodal3600, xtd10, xtd200, flickr30k-200 "
+            "and babel_imagenet."
+        ),
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="The folder that holds the data sets.")] = None,
     output: Annotated[

@@ -11,3 +11,8 @@ class DatasetError(ZhclipError, ValueError):
 
 class Incomplete(DatasetError):
     """One layout of a dataset is there in part: another one that is complete, there or elsewhere, is taken instead."""
+
+
+class OtherSet(Incomplete):
+    """A folder holds another set than the one that was asked for; where several folders are looked into, the next may
+    hold it."""

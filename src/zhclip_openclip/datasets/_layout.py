@@ -16,12 +16,17 @@ from zhclip_openclip.datasets._relations import TextRecord
 
 @dataclass
 class Loaded:
-    """What a layout reader found."""
+    """What a layout reader found.
+
+    file: of a release, the file with the captions. named: the set that this file is called after.
+    """
 
     layout: str
     images: ImageSource
     records: Iterable[TextRecord]
     notes: list[str] = field(default_factory=list)
+    file: Path | None = None
+    named: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ class RetrievalDataset:
         skipped: pictures that were left out, each once, as `Skipped(key, where, reason)`.
         skipped_texts: texts that were left out, because of their pictures or of themselves.
         layout: what the files were recognised as.
-        notes: what a reader of the numbers should know (for example, that captions are translations).
+        notes: what a reader of the numbers should know (for example, that texts are empty).
+        captions_of: the set whose captions these are, as far as their content says (see `_which_set.py`), or None.
         classes, templates: None; CLIP_benchmark looks for them.
     """
 
@@ -47,6 +48,7 @@ class RetrievalDataset:
         notes: Sequence[str] = (),
         skip_bad_images: bool = False,
         in_rgb: bool = False,
+        captions_of: str | None = None,
     ) -> None:
         """transform: if it converts to RGB itself, as open_clip's do, it gets each picture as it was opened: families
         differ in whether they resize before or after. Any other gets RGB. in_rgb: RGB in any case, for data that
@@ -54,6 +56,7 @@ class RetrievalDataset:
         self._in_rgb = in_rgb
         self.name, self.split, self.layout = name, split, layout
         self.directions = tuple(directions)
+        self.captions_of = captions_of
         self.transform = transform
         self.notes = list(dict.fromkeys([*notes, *resolved.notes]))
         self._fingerprint: str | None = None
@@ -142,6 +145,7 @@ class RetrievalDataset:
             "dataset": self.name,
             "split": self.split,
             "layout": self.layout,
+            "captions_of": self.captions_of or "no set that is known by its captions",
             "images": len(self),
             "texts": len(self.texts),
             "pairs": sum(len(right) for right in self.text_to_images),

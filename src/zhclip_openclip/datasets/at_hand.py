@@ -2,7 +2,8 @@
 
 What is looked for, and where each data set can be got, is in `data/datasets.json`. In this order: Chinese-CLIP's
 evaluation data (`elevater/NAME`), WebDataset shards (`wds/NAME`), the files as their authors published them; retrieval
-sets in all the layouts of `retrieval.py`. Nothing is fetched or written, but for the index of a large TSV beside it.
+sets in all the layouts of `retrieval.py`, clip_benchmark's own Chinese ones as it keeps them. Nothing is fetched or
+written, but for the index of a large TSV beside it.
 """
 
 from __future__ import annotations
@@ -17,28 +18,30 @@ from pathlib import Path
 from zhclip_openclip._content import Content
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip._reading import reading
-from zhclip_openclip.datasets import _bound, elevater, retrieval
-from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets import _bound, elevater, host_sets, retrieval
+from zhclip_openclip.datasets._dataset_error import DatasetError, OtherSet
 from zhclip_openclip.datasets._layout import candidate_folders, plain_name
 from zhclip_openclip.datasets._shards import shard_paths
 from zhclip_openclip.datasets.wds_open import open_wds
-from zhclip_openclip.prompts import classnames, registry, templates
-from zhclip_openclip.prompts._files import packaged
+from zhclip_openclip.prompts import classnames, languages, registry, templates
+from zhclip_openclip.prompts._files import clip_benchmarks, packaged
 
 
 @dataclass(frozen=True)
 class Entry:
     """One data set of `data/datasets.json`.
 
-    task: 'retrieval' or 'classification'. images, texts: what is scored; prompts of a class list do not count as texts.
-    gb: of the download, decimal; None where its source does not say. get, place: where from, and where to.
-    embedded: needs no files. published: its authors' files, as {dataset, folders, files, needs}.
+    task: 'retrieval' or 'classification'. images, texts: what is scored, None where its source does not say; prompts of
+    a class list do not count as texts. gb: of the download, decimal; None where its source does not say. get, place:
+    where from, and where to. embedded: needs no files. published: its authors' files, as {dataset, folders, files,
+    needs}. language: what --language says. own_prompts: of a class list, which has templates of its own. host: of a
+    retrieval set of clip_benchmark's own, see `host_sets.py`.
     """
 
     name: str
     title: str
     task: str
-    images: int
+    images: int | None
     get: str
     place: str
     licence: str
@@ -50,6 +53,19 @@ class Entry:
     note: str = ""
     embedded: bool = False
     published: tuple[dict, ...] = ()
+    language: str = languages.SIMPLIFIED
+    own_prompts: bool = False
+    host: dict | None = None
+
+    @property
+    def has_templates(self) -> bool:
+        """Whether templates can be chosen for it."""
+        return self.task == "classification" and not self.own_prompts
+
+    @property
+    def has_gallery(self) -> bool:
+        """Whether a page with its queries can be made: its pictures are read by this package."""
+        return self.task == "retrieval" and self.host is None
 
 
 @dataclass(frozen=True)
@@ -108,12 +124,14 @@ def find_entry(name: str) -> Entry:
     """
     known = entries()
     dataset = registry.find(name)
-    for candidate in (name, retrieval.dataset_name(name.removeprefix("wds/")), dataset.name if dataset else None):
+    plain = {plain_name(entry): entry for entry in known}.get(plain_name(name))
+    ours = retrieval.dataset_name(name.removeprefix("wds/"))
+    for candidate in (name, ours, dataset.name if dataset else None, plain):
         if candidate in known:
             return known[candidate]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-    raise DatasetError(f"{name} is not a data set of the published tables; {hint}")
+    raise DatasetError(f"{name} is not a data set that is known here; {hint}")
 
 
 def look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bool = False) -> Found | Missing:
@@ -141,16 +159,31 @@ def _look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: b
         return Missing(f"{root} is not a folder", absent=True)
     problems = []
     for base in filter(Path.is_dir, (root, root / "datasets")):
-        tries = (
-            _retrieval(entry, base, skip_bad_images)
-            if entry.task == "retrieval"
-            else _classification(entry, base, template_set)
-        )
-        for found in tries:
+        for found in _tries(entry, base, template_set, skip_bad_images):
             if isinstance(found, Found):
                 return found
             problems.append(found)
-    return problems[0] if problems else Missing(f"not in {root}", absent=True)
+    there = [problem for problem in problems if not problem.absent]
+    return next(iter([*there, *problems]), Missing(f"not in {root}", absent=True))
+
+
+def _tries(entry: Entry, base: Path, template_set: str, skip_bad_images: bool) -> Iterator[Found | Missing]:
+    if entry.host:
+        return _hosts(entry, base)
+    if entry.task == "retrieval":
+        return _retrieval(entry, base, skip_bad_images)
+    return _classification(entry, base, template_set)
+
+
+def _hosts(entry: Entry, base: Path) -> Iterator[Found | Missing]:
+    for found in host_sets.find(entry.host, base):
+        if isinstance(found, ZhclipError):
+            yield Missing(str(found))
+            continue
+        folder, count, listing = found
+        images = entry.images if count is None else count
+        bound = {"listing": listing, "expected": entry.images}
+        yield Found(entry.host["name"], folder, "clip_benchmark's own", images, images, **bound)
 
 
 def _embedded(entry: Entry, template_set: str) -> Found:
@@ -179,9 +212,9 @@ def _retrieval(entry: Entry, root: Path, skip_bad_images: bool) -> Iterator[Foun
         except ZhclipError as error:
             if "one of these is needed" in str(error):  # nothing of it is there
                 continue
-            if skip_bad_images:
+            if skip_bad_images and not isinstance(error, OtherSet):
                 layout = "with bad images, which will be left out"
-                yield Found(entry.name, folder, layout, entry.images, entry.texts or 0)
+                yield Found(entry.name, folder, layout, entry.images or 0, entry.texts or 0)
             yield Missing(str(error))
         else:
             yield _of_retrieval(entry.name, folder, dataset, entry)
@@ -212,8 +245,8 @@ def _classification(entry: Entry, root: Path, template_set: str) -> Iterator[Fou
 def layouts(entry: Entry) -> list[dict]:
     """{layout, title, dataset, folders, files, needs} of a classification set, in the order in which they are tried."""
     dataset = registry.find(entry.name)
-    words = [("elevater", {"elevater": dataset.elevater})] if dataset.elevater else []
-    for spelling in dataset.spellings:
+    words = [("elevater", {"elevater": dataset.elevater})] if dataset and dataset.elevater else []
+    for spelling in dataset.spellings if dataset else ():
         if not spelling.startswith("tfds/"):
             words.append(("webdataset", {"spelling": spelling, "dashed": spelling.replace("/", "-")}))
     result = []
@@ -254,6 +287,9 @@ def _described(entry: Entry, layout: dict, folder: Path, template_set: str) -> F
 def _prompts_of(name: str, template_set: str) -> tuple[list[str], list[str] | dict[str, list[str]]]:
     """Class names and templates."""
     dataset = registry.find(name)
+    if dataset is None:  # clip_benchmark's own
+        classes = clip_benchmarks("babel_imagenet.json")["ZH"][1]
+        return classes, clip_benchmarks("nllb_dist13b_prompts.json")["ZH"]
     return classnames.classes(dataset, name), templates.load(template_set, dataset, name).templates
 
 

@@ -44,7 +44,7 @@ def table() -> str:
 
 
 def _cells(entry: at_hand.Entry) -> list[str]:
-    images = f"{entry.images:,}"
+    images = "?" if entry.images is None else f"{entry.images:,}"
     for layout, number in entry.images_elsewhere.items():
         images += f"<br>{number:,} ({layout})"
     notes = [note for note in (entry.images_note, entry.note) if note]
@@ -74,6 +74,12 @@ def _linked(text: str) -> str:
 def _looked_for(entry: at_hand.Entry) -> list[list[str]]:
     if entry.embedded:
         return []
+    if entry.host:
+        host = entry.host
+        names = ", ".join(f"`{name}`" for name in dict.fromkeys((host["name"], *host["folders"])))
+        files = f"`{host['captions']}`" + (f" or {_all(host['made_from'])}" if len(host["made_from"]) > 1 else "")
+        read = f"`{host['name']}`, `--language {entry.language}`"
+        return [[f"`{entry.name}`", read, names, f"{files}, with the pictures in `{host['made_from'][0]}`"]]
     if entry.task == "retrieval":
         from zhclip_openclip.datasets.retrieval import DATASETS
 
@@ -86,6 +92,10 @@ def _looked_for(entry: at_hand.Entry) -> list[list[str]]:
         needs = f" (needs {layout['needs']})" if layout.get("needs") else ""
         rows.append(["" if rows else f"`{entry.name}`", f"`{layout['dataset']}`{needs}", folders, files])
     return rows
+
+
+def _all(files: list[str]) -> str:
+    return " and ".join(f"`{file}`" for file in files[1:])
 
 
 def put_in(path: Path) -> bool:

@@ -5,11 +5,15 @@ Source: https://github.com/li-xirong/cross-lingual-cap; the pictures are Flickr3
 
 Caption files that circulate for it, segmented into words or not, with part-of-speech tags or without:
 
-    flickr30k_cn_test.txt, test/flickr30k_cn_test.txt (Flickr30K-CNA), flickr30k_test_zh.txt (CLIP_benchmark)
+    flickr30k_cn_test.txt (InternVL), flickr30k_test_zh.txt (CLIP_benchmark)
     flickr30kzhmbosontest/TextData/seg.flickr30kzhmbosontest.caption.txt (the original release)
 
 The pictures lie as <id>.jpg, or as the captions name them, beside these or in a folder (flickr30k-images, Images, ...).
 Captions come out clean (see `captions.py`); as people use the raw ones by mistake, they are an option.
+
+Flickr30K-CNA (`flickr30k_cna.py`) has the same pictures and other captions, and its release calls its test file after
+this set. So each of the two reads files under either name, its own first, and what the captions are decides which of
+the two it has (see `_which_set.py`).
 """
 
 from __future__ import annotations
@@ -24,29 +28,33 @@ from zhclip_openclip.datasets._picture_folder import find_pictures
 from zhclip_openclip.datasets._relations import TextRecord
 from zhclip_openclip.datasets.captions import clean_caption
 
-NAME = "flickr30k-cn"
-FOLDERS = ("Flickr30k-CN", "Flickr30k-CNA", "flickr30k")
+NAME, CNA = "flickr30k-cn", "flickr30k-cna"
+FOLDERS = ("Flickr30k-CN", "flickr30k", "Flickr30k-CNA")
 DEFAULT_SPLIT = "test"
 DIRECTIONS = ("image_retrieval", "text_retrieval")
 LOOKS_FOR = (
     "flickr30k_cn_{split}.txt (or flickr30k_{split}_zh.txt, seg.flickr30kzhmboson{split}.caption.txt) with <id>.jpg"
 )
+ALIKE = (CNA,)
 
-_CAPTIONS = (
-    "flickr30k_cn_{split}.txt",
-    "{split}/flickr30k_cn_{split}.txt",
-    "flickr30k_cna_{split}.txt",
-    "{split}/flickr30k_cna_{split}.txt",
-    "flickr30k_{split}_zh.txt",
-    *(
-        f"flickr30k{made}boson{{split}}/TextData/seg.flickr30k{made}boson{{split}}.caption.txt"
-        for made in ("zhm", "zhb")
+#: Caption files by the set that they are called after.
+CAPTIONS = {
+    NAME: (
+        "flickr30k_cn_{split}.txt",
+        "{split}/flickr30k_cn_{split}.txt",
+        "flickr30k_{split}_zh.txt",
+        *(
+            f"flickr30k{made}boson{{split}}/TextData/seg.flickr30k{made}boson{{split}}.caption.txt"
+            for made in ("zhm", "zhb")
+        ),
+        *(f"seg.flickr30k{made}boson{{split}}.caption.txt" for made in ("zhm", "zhb")),
     ),
-    *(f"seg.flickr30k{made}boson{{split}}.caption.txt" for made in ("zhm", "zhb")),
-)
+    CNA: ("flickr30k_cna_{split}.txt", "{split}/flickr30k_cna_{split}.txt"),
+}
 _PICTURES = (
     "",
     "flickr30k-images",
+    "Flickr30k-images",
     "flickr30k_images",
     "flickr30k_images/flickr30k_images",
     "Images",
@@ -59,22 +67,40 @@ _PICTURES = (
 
 
 def load(folder: Path, split: str, options: ReadOptions) -> Loaded | None:
-    for spelling in split_spellings(split):
-        for pattern in _CAPTIONS:
-            path = folder / pattern.format(split=spelling)
-            if path.is_file():
-                captions = list(caption_lines(path))
-                named = {caption.image: caption.file for caption in captions}
-                bases = [options.image_folder] if options.image_folder else [folder, path.parent, folder.parent]
-                images = find_pictures(
-                    list(dict.fromkeys(caption.image for caption in captions)),
-                    [base / name for base in bases for name in _PICTURES],
-                    lambda image_id, named=named: list(dict.fromkeys([named[image_id], f"{image_id}.jpg"])),
-                    options.skip,
-                    "put Flickr30K's flickr30k-images/ beside the captions, or name it as image_folder",
-                )
-                return Loaded("Flickr30K-CN release", images, _records(captions, options))
-    return None
+    return read(NAME, folder, split, options)
+
+
+def caption_files(folder: Path, split: str) -> dict[str, Path]:
+    """The set that a caption file of this split is called after -> the file."""
+    found: dict[str, Path] = {}
+    for name, patterns in CAPTIONS.items():
+        for spelling in split_spellings(split):
+            for pattern in patterns:
+                path = folder / pattern.format(split=spelling)
+                if path.is_file():
+                    found.setdefault(name, path)
+    return found
+
+
+def read(name: str, folder: Path, split: str, options: ReadOptions) -> Loaded | None:
+    """The captions of one of the two sets: from a file that is called after it, or else after the other."""
+    files = caption_files(folder, split)
+    if not files:
+        return None
+    named = name if name in files else next(iter(files))
+    path = files[named]
+    captions = list(caption_lines(path))
+    called = {caption.image: caption.file for caption in captions}
+    bases = [options.image_folder] if options.image_folder else [folder, path.parent, folder.parent]
+    images = find_pictures(
+        list(called),
+        [base / part for base in bases for part in _PICTURES],
+        lambda image_id: list(dict.fromkeys([called[image_id], f"{image_id}.jpg"])),
+        options.skip,
+        "put Flickr30K's flickr30k-images/ beside the captions, or name it as image_folder",
+    )
+    layout = "Flickr30K-CN release" if named == NAME else "Flickr30K-CNA release"
+    return Loaded(layout, images, _records(captions, options), file=path, named=named)
 
 
 def _records(captions: Sequence[CaptionLine], options: ReadOptions) -> Iterator[TextRecord]:

@@ -20,7 +20,8 @@ from typing import Any
 from zhclip_openclip._errors import shorten
 from zhclip_openclip._files import whole_file
 from zhclip_openclip._reading import reading
-from zhclip_openclip.datasets._dataset_error import DatasetError
+from zhclip_openclip.datasets import _which_set
+from zhclip_openclip.datasets._dataset_error import DatasetError, OtherSet
 from zhclip_openclip.datasets._pairs_file import PAIRS, read_pairs
 from zhclip_openclip.datasets._relations import TextRecord, resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
@@ -46,11 +47,11 @@ def open_wds(
         split: sub-folder with the shards.
         skip_bad_images: leave out pictures that do not decode; see `build_retrieval_dataset`.
         cache_dir: where a URL's files are kept; by default in the user's cache folder.
-        name: for shards without a sidecar, which has the name otherwise.
+        name: of the set that is meant; without one the sidecar has it.
 
     Raises:
         DatasetError: no complete export; not a retrieval set; a shard that is missing, cut off or does not fit its
-            sidecar; a member whose path climbs out of its folder.
+            sidecar; a member whose path climbs out of its folder; another set than `name`.
     """
     where = str(root)
     with reading(where, DatasetError):
@@ -71,15 +72,20 @@ def open_wds(
                 f"{folder / split}: the shards do not belong to {PAIRS} (other picture sizes); export again"
             )
         images.ids = pairs.images
+        if _which_set.is_known(name) and _which_set.is_known(pairs.dataset) and name != pairs.dataset:
+            raise OtherSet(f"{sidecar}: these are shards of {pairs.dataset}, not of {name}: use wds/{pairs.dataset}")
+        resolved = resolve(images, pairs.records, skip_bad_images)
+        captions_of, notes = _which_set.check(pairs.dataset, pairs.split, resolved, folder)
         return RetrievalDataset(
             pairs.dataset,
             pairs.split,
-            resolve(images, pairs.records, skip_bad_images),
+            resolved,
             directions=pairs.directions,
             transform=transform,
             layout="WebDataset with exact pairs",
-            notes=pairs.notes,
+            notes=[*pairs.notes, *notes],
             skip_bad_images=skip_bad_images,
+            captions_of=captions_of,
         )
 
 
@@ -91,15 +97,20 @@ def _plain(
         for index, key in enumerate(images.ids)
         for number, text in enumerate(images.captions(index))
     ]
+    resolved = resolve(images, records, skip)
+    captions_of, notes = _which_set.check(name, split, resolved, folder)
+    if images.others:
+        notes.insert(0, f"{images.others} files of the shards are neither pictures nor captions")
     return RetrievalDataset(
         name,
         split,
-        resolve(images, records, skip),
+        resolved,
         directions=("image_retrieval", "text_retrieval"),
         transform=transform,
         layout="WebDataset",
-        notes=[f"{images.others} files of the shards are neither pictures nor captions"] if images.others else (),
+        notes=notes,
         skip_bad_images=skip,
+        captions_of=captions_of,
         in_rgb=True,  # as CLIP_benchmark's own reader gives them
     )
 

@@ -14,10 +14,13 @@ from zhclip_openclip.families._texts import google_bert
 
 _SQUASH = {"resize_mode": "squash"}  # cn_clip/clip/utils.py, image_transform
 _CODE_LICENCE = "not stated by its source (its code: MIT)"
+#: Of base, large and huge the first revisions of the card named a licence; the one that was read last, of base, does
+#: not any more.
+_FIRST_CARD = "not stated by its source (its card at first: apache-2.0; its code: MIT)"
 
 
-def _ofa_sys(repo: str, own_file: str) -> Tag:
-    return Tag(f"OFA-Sys/{repo}", files=("model.safetensors", "pytorch_model.bin", own_file), licence=_CODE_LICENCE)
+def _ofa_sys(repo: str, own_file: str, licence: str = _FIRST_CARD) -> Tag:
+    return Tag(f"OFA-Sys/{repo}", files=("model.safetensors", "pytorch_model.bin", own_file), licence=licence)
 
 
 def normalise(text: str) -> str:
@@ -50,7 +53,9 @@ FAMILY = Family(
         ),
         Model(
             "cnclip-vit-l-14-336",
-            tags={"ofa_sys": _ofa_sys("chinese-clip-vit-large-patch14-336px", "clip_cn_vit-l-14-336.pt")},
+            tags={
+                "ofa_sys": _ofa_sys("chinese-clip-vit-large-patch14-336px", "clip_cn_vit-l-14-336.pt", _CODE_LICENCE)
+            },
             preprocess=_SQUASH,
         ),
         Model(

@@ -13,7 +13,7 @@ from zhclip_openclip.families._layouts import BUFFERS, bert, hf_vision_to_timm
 
 _THU_ML = Tag(
     repo="thu-ml/zh-clip-vit-roberta-large-patch14",
-    licence="not stated by its source",
+    licence="apache-2.0",
     note="activation and preprocessing as the config.json and preprocessor_config.json beside the weights say",
 )
 

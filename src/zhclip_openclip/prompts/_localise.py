@@ -40,6 +40,14 @@ _NOT_CLASSIFICATION = (
 )
 
 
+#: What clip_benchmark's files of Babel-ImageNet are written in, which is how its figures are made.
+_BABEL_NAMES = "Babel-ImageNet's class names are in simplified and in traditional characters"
+_BABEL_SCRIPT = (
+    f"{_BABEL_NAMES}, and most of its prompts, which a machine translated, in traditional ones: --language zh leaves "
+    "them as they are, zh_Hant makes all traditional"
+)
+
+
 def is_chinese(dataset_name: str, language: str) -> bool:
     """Whether this is a classification data set asked for in Chinese, so that the functions below are to be called.
 
@@ -149,6 +157,8 @@ def localise(
         else:
             dataset.templates = languages.write(dataset.templates, prepared.language)
             dataset.template_set = "babel_imagenet"
+        if prepared.language == languages.SIMPLIFIED:
+            dataset.notes = [_BABEL_SCRIPT if not template_file else _BABEL_NAMES]
         dataset.classname_source = "babel_imagenet"
         return
     english = getattr(dataset, "english_classes", None) or dataset.classes

@@ -25,7 +25,6 @@ from zhclip_openclip.reproduction import _cost
 from zhclip_openclip.reproduction.finished import state_of
 from zhclip_openclip.reproduction.weights import Weights, read_models
 
-LANGUAGE = "zh"
 #: Bytes of a cell's name: suffixes and what makes a temporary name of it come to it, and file systems take 255.
 _NAME_BYTES = 180
 
@@ -34,8 +33,8 @@ _NAME_BYTES = 180
 class Cell:
     """One evaluation.
 
-    templates: template set, "" for retrieval. data: what was found of the data set. state: 'run', 'finished' or
-    'missing'. note: why it is missing, or why it is run although there is a result. seconds: about how long.
+    templates: template set, "" where none can be chosen. data: what was found of the data set. state: 'run', 'finished'
+    or 'missing'. note: why it is missing, or why it is run although there is a result. seconds: about how long.
     apart: what tells the weights from the others of this model in the plan; '' where there are none.
     """
 
@@ -86,7 +85,7 @@ class Cell:
             "fingerprint": getattr(self.data, "fingerprint", None),
             "listing": getattr(self.data, "listing", None),
             "prompts": getattr(self.data, "prompts", None),
-            "language": LANGUAGE,
+            "language": self.entry.language,
             "templates": printable(self.templates) or None,
             "template_file": sha256(file) if file and not template_sets.is_ours(self.templates) else None,
             "prompts_version": template_sets.later_version(self.templates, spelling or self.entry.name),
@@ -237,7 +236,7 @@ def make_plan(
     for one in weights:
         for entry in chosen:
             sets = list(dict.fromkeys([template_set, *(more_templates or {}).get(entry.name, ())]))
-            for templates in sets if entry.task == "classification" else [""]:
+            for templates in sets if entry.has_templates else [""]:
                 key = entry.name, templates
                 if key not in found:
                     found[key] = _look(entry, data_root, templates, options.skip_bad_images)

@@ -25,7 +25,7 @@ from zhclip_openclip._reading import read_json, reading
 from zhclip_openclip.datasets.at_hand import Found
 from zhclip_openclip.reproduction._streams import Streams
 from zhclip_openclip.reproduction.finished import state_of
-from zhclip_openclip.reproduction.plan import LANGUAGE, Cell, Plan, workers_for
+from zhclip_openclip.reproduction.plan import Cell, Plan, workers_for
 from zhclip_openclip.reproduction.weights import Weights
 
 PARTS, LOGS, FEATURES, REPORT = ".part", "logs", "features", "report.html"
@@ -175,7 +175,7 @@ def arguments(cell: Cell, made: Path) -> list[str]:
     words = ["eval", "--model", weights.model, "--pretrained", weights.pretrained, "--dataset", cell.data.spelling]
     if cell.data.root is not None:
         words += ["--dataset_root", _no_template(cell.data.root)]
-    words += ["--language", LANGUAGE, "--output", _no_template(made)]
+    words += ["--language", cell.entry.language, "--output", _no_template(made)]
     words += ["--batch_size", str(options.batch_size), "--num_workers", str(workers_for(cell))]
     if cell.templates:
         words += ["--custom_template_file", cell.templates]
@@ -236,7 +236,7 @@ def _complete(cell: Cell, made: Path) -> str:
         notes.append(note)
         print(f"Note: {note}: the data set at hand is not what was published")
     made.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
-    if cell.options.galleries and result.get("per_query"):
+    if cell.options.galleries and cell.entry.has_gallery and result.get("per_query"):
         notes += _gallery(cell, made, made.with_suffix(".html"))
     return "; ".join(notes)
 
@@ -270,7 +270,7 @@ def _gallery(cell: Cell, result: Path, page: Path) -> list[str]:
 
 def _lacks_gallery(cell: Cell, output: Path) -> bool:
     """Whether a finished cell should have a page and has none."""
-    wanted = cell.options.galleries and cell.entry.task == "retrieval" and isinstance(cell.data, Found)
+    wanted = cell.options.galleries and cell.entry.has_gallery and isinstance(cell.data, Found)
     return wanted and cell.state == "finished" and not (output / f"{cell.name}.html").exists()
 
 

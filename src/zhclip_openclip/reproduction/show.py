@@ -74,7 +74,7 @@ def _show_cells(plan: Plan, console: Console) -> None:
                 by_column[columns[firsts[cell.weights]]] = signs[cell.state]
         table.add_row(
             literal(entry.name),
-            f"{(found or entry).images:,}",
+            "?" if (images := (found or entry).images) is None else f"{images:,}",
             _read_as(found) if found else "",
             *(by_column.get(column, "") for column in columns),
         )

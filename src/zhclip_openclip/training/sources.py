@@ -19,10 +19,9 @@ from pathlib import Path
 
 from zhclip_openclip._errors import shorten
 from zhclip_openclip._reading import read_json
-from zhclip_openclip.datasets import chinese_clip_lmdb, chinese_clip_tsv, retrieval
-from zhclip_openclip.datasets._dataset_error import DatasetError
-from zhclip_openclip.datasets._layout import ReadOptions, plain_name
-from zhclip_openclip.datasets._relations import resolve
+from zhclip_openclip.datasets import chinese_clip_lmdb, chinese_clip_tsv, flickr30k_cn, retrieval
+from zhclip_openclip.datasets._dataset_error import DatasetError, OtherSet
+from zhclip_openclip.datasets._layout import Loaded, ReadOptions, plain_name
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
 from zhclip_openclip.datasets.wds_export import PAIRS
 from zhclip_openclip.datasets.wds_open import open_wds
@@ -156,11 +155,8 @@ def _wanted(holder: _Holder, split: str) -> str:
 
 def _known(folder: Path):
     """The module of the official set that a folder is called after, or None."""
-    name = plain_name(folder.resolve().name)
-    for module in retrieval.DATASETS.values():
-        if name in {plain_name(known) for known in (module.NAME, *module.FOLDERS)}:
-            return module
-    return None
+    name = retrieval.called(folder)
+    return retrieval.DATASETS[name] if name else None
 
 
 @dataclass(frozen=True)
@@ -203,22 +199,50 @@ class _Holder:
             if split not in shards:
                 return None
             return open_wds(self.folder, None, shards[split], options.skip, name=self.folder.name)
-        module = self.module
         self._refuse_half_an_lmdb(split)
-        own = [module] if module is not None and hasattr(module, "load") else []
-        for layout in [chinese_clip_tsv, chinese_clip_lmdb, *own]:
-            loaded = layout.load(self.folder, split, options)
-            if loaded is not None:
-                return RetrievalDataset(
-                    module.NAME if module else self.folder.resolve().name,
-                    split,
-                    resolve(loaded.images, loaded.records, options.skip),
-                    directions=module.DIRECTIONS if module else _BOTH,
-                    layout=loaded.layout,
-                    notes=loaded.notes,
-                    skip_bad_images=options.skip,
-                )
+        other = None
+        for module in self._may_be(split):
+            own = [module] if module is not None and hasattr(module, "load") else []
+            for layout in [chinese_clip_tsv, chinese_clip_lmdb, *own]:
+                try:
+                    loaded = layout.load(self.folder, split, options)
+                    if loaded is not None:
+                        return self._dataset(module, split, loaded, options)
+                except OtherSet as error:
+                    other = other or error
+        if other:
+            raise other
         return None
+
+    def _may_be(self, split: str) -> list:
+        """The modules of the sets that this one may be, whatever its folder is called: what the captions are decides.
+
+        Raises DatasetError: of two such sets each has a caption file of this split here.
+        """
+        if self.module is None:
+            return [None]
+        names = [self.module.NAME, *getattr(self.module, "ALIKE", ())]
+        if flickr30k_cn.NAME in names:
+            files = flickr30k_cn.caption_files(self.folder, split)
+            if len(files) > 1:
+                told = " and ".join(f"{path.name} is {name}" for name, path in files.items())
+                raise DatasetError(f"{self.folder} holds two sets: {told}; put one of them into a folder of its own")
+            names.sort(key=lambda name: name not in files)
+        return [retrieval.DATASETS[name] for name in names]
+
+    def _dataset(self, module, split: str, loaded: Loaded, options: ReadOptions) -> RetrievalDataset:
+        name = module.NAME if module else self.folder.resolve().name
+        resolved, captions_of = retrieval.tie(name, split, loaded, self.folder, options.skip)
+        return RetrievalDataset(
+            name,
+            split,
+            resolved,
+            directions=module.DIRECTIONS if module else _BOTH,
+            layout=loaded.layout,
+            notes=loaded.notes,
+            skip_bad_images=options.skip,
+            captions_of=captions_of,
+        )
 
     def _refuse_half_an_lmdb(self, split: str) -> None:
         for base in (self.folder / "lmdb" / split, self.folder / split, self.folder):
@@ -251,16 +275,26 @@ def _sets_of(folder: Path) -> list[_Holder]:
     holder = _Holder(folder, retrieval.DATASETS["muge"] if named == {True} else module)
     if named or holder.splits() or (folder / "imgs" / "data.mdb").is_file() or any(folder.glob("lmdb/*/imgs/data.mdb")):
         return [holder]
-    return [
-        _Holder(folder, retrieval.DATASETS[name])
+    found = [
+        retrieval.DATASETS[name]
         for name, patterns in _RELEASES.items()
         if any(any(folder.glob(pattern)) for pattern in patterns)
     ]
+    # Of sets whose files are called alike the folder's name says where to begin.
+    return [
+        _Holder(folder, module if module and found_one.NAME in _alike(module) else found_one) for found_one in found
+    ]
 
 
-#: Caption files of the releases, as `datasets/coco_cn.py` and `datasets/flickr30k_cn.py` list them.
+def _alike(module) -> tuple[str, ...]:
+    return (module.NAME, *getattr(module, "ALIKE", ()))
+
+
+#: Caption files of the releases, as the modules of the sets list them; of sets whose files are called alike the first.
 _RELEASES = {
     "coco-cn": ("coco-cn_*.txt", "coco-cn-version*/coco-cn_*.txt", "annotations/coco-cn_*.txt"),
+    "lit-cn": ("image_caption_long_cn.txt",),
+    "dci-cn": ("image_caption_trans.txt",),
     "flickr30k-cn": (
         "flickr30k_*.txt",
         "seg.flickr30k*.txt",

@@ -9,6 +9,7 @@ import os
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError, one_line
 from zhclip_openclip._reading import debug
+from zhclip_openclip.datasets import chinese_captions
 from zhclip_openclip.families import find
 from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options
 from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running, say
@@ -145,6 +146,8 @@ def _prepare(args, taken) -> None:
             args.recall_k = list(DEFAULT_KS)
     if args.dataset.startswith("elevater/") and not options.given("--language"):
         args.language = "zh"  # its labels and templates are Chinese; clip_benchmark's default is English
+    # NLLB-CLIP is told this language too, and the result says it: it is that of the captions.
+    args.language = chinese_captions.code(args.dataset, args.language) or args.language
     if checks.is_our_model(args) and args.amp:
         import torch
 
@@ -218,6 +221,8 @@ def _finish(evaluation: Evaluation) -> None:
                 more[key] = getattr(dataset, key)
         more["split"] = evaluation.args.split
         more["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}
+        if hasattr(dataset, "captions_of"):
+            more["captions"] = {"of": dataset.captions_of, "images": len(dataset), "texts": len(dataset.texts)}
         skipped = getattr(dataset, "skipped", None)
         if skipped:
             more["skipped_images"] = {"count": len(skipped), "images": [list(entry) for entry in skipped]}

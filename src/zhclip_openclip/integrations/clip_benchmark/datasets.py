@@ -84,20 +84,23 @@ def _build(original, call):
     refuse_template_set(name, language, template_file)
     if name == "digits":
         return _digits(given), True
-    codes = chinese_captions.LANGUAGES.get(name, {})
-    chinese = language in codes.values() or (codes and prompts.normalise(language) in codes)
-    if chinese:
-        given["language"] = codes.get(prompts.normalise(language), language)
-        return chinese_captions.ChineseCaptions(_hosts(original, call), options.raw_captions), True
+    if code := chinese_captions.code(name, language):
+        given["language"] = code
+        return chinese_captions.ChineseCaptions(_hosts(original, call), name, options.raw_captions), True
     concerns_us = running is not None and running.output.begin is not None
     built = _hosts(original, call) if concerns_us else original(*call.args, **call.kwargs)
-    if task == "zeroshot_classification" and name.startswith("wds/"):
+    if name.startswith("wds/"):
         with contextlib.suppress(ZhclipError):  # a language that we do not know is clip_benchmark's business here
             if languages.is_chinese(language):
-                evaluation.say(
-                    f"there are no Chinese names for {name}: those of its folder are used, and its templates"
-                )
+                evaluation.say(_in_the_shards(name, task))
     return built, False
+
+
+def _in_the_shards(name: str, task: str) -> str:
+    """Of shards that are not ours and asked for in Chinese."""
+    if task == "zeroshot_classification":
+        return f"there are no Chinese names for {name}: those of its folder are used, and its templates"
+    return f"{name} has the texts of its shards, in whatever language these are; --language changes nothing"
 
 
 def _hosts(original, call):
