@@ -20,6 +20,7 @@ from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
 from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._features import Features
+from zhclip_openclip.metrics._tile import scoring_device
 from zhclip_openclip.metrics.parts import score_parts
 from zhclip_openclip.metrics.per_query import save_per_query
 from zhclip_openclip.metrics.recall import DIRECTIONS, score_retrieval
@@ -97,12 +98,11 @@ def evaluate(
         )
     directions = dataset.directions if dataset is not None else DIRECTIONS
     top = ranks.everyones(10 if per_query else 0)[0]  # of several processes the first writes the file
+    how = {"directions": directions, "top": top, "device": scoring_device(device)}
     if ranks.size() == 1:
-        scores = score_retrieval(image_features, text_features, text_to_images, directions=directions, top=top)
+        scores = score_retrieval(image_features, text_features, text_to_images, **how)
     else:
-        scores = score_parts(
-            image_features, Features(text_features, "text features"), text_to_images, directions=directions, top=top
-        )
+        scores = score_parts(image_features, Features(text_features, "text features"), text_to_images, **how)
     metrics = scores.metrics(recall_k_list)
     if per_query:
         described = {"metrics": metrics, **(meta or {})}
