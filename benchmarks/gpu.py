@@ -411,11 +411,12 @@ PARTS = {
 def write_page(report: Report) -> None:
     import run_all
 
-    folder = run_all.DOCS
-    results = {"gpu": report.as_json()}
-    run_all.write_json(folder / "performance_gpu.json", results)
-    text_file = folder / "performance_gpu.md"
-    text_file.write_text(run_all.page(results, text_file.read_text("utf-8")), "utf-8")
+    place, results = run_all.DOCS / "performance_gpu.md", {"gpu": report.as_json()}
+    run_all.write_json(place.with_suffix(".json"), results)
+    text = run_all.page(results, place.read_text("utf-8"))
+    temporary = place.with_name(place.name + ".tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(place)
 
 
 def main() -> None:
@@ -423,7 +424,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="sizes with which a CPU is done in a minute")
     parser.add_argument("--only", choices=list(PARTS), nargs="+", default=list(PARTS))
-    parser.add_argument("--page", action="store_true", help="write docs/performance_gpu.md")
+    parser.add_argument("--page", action="store_true", help="write docs/performance_gpu.md, from a whole run on a GPU")
     parser.add_argument("--json", type=Path, help="write the result there")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -431,6 +432,8 @@ def main() -> None:
 
     if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
         sys.exit("torch finds no GPU: --small --device cpu tries the script out")
+    if args.page and (args.small or torch.device(args.device).type != "cuda" or set(args.only) != set(PARTS)):
+        sys.exit("--page is for a whole run on a GPU")
     facts = begin("open_clip_torch", "clip_benchmark", "transformers", "timm")
     run, report = Run(args.device, SMALL if args.small else Size()), Report([])
     report.settings = {"device": args.device, "small": args.small}
@@ -449,7 +452,7 @@ def main() -> None:
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     finish(report, facts, args.json)
     if args.page:
-        write_page(Report.read(json.loads(json.dumps(report.as_json()))))
+        write_page(Report.read(json.loads(json.dumps(report.as_json()))))  # in the form in which it is kept
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

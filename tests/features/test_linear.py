@@ -106,7 +106,8 @@ def test_rows_are_put_in_order(monkeypatch, dtype):
     monkeypatch.setenv(linear.VARIABLE, "0")
     torch.manual_seed(0)
     attention = torch.nn.MultiheadAttention(48, 4, batch_first=True).eval()
-    layer, given = torch.nn.Linear(48, 80), torch.randn(3, 7, 48)
+    layer, given = torch.nn.Linear(48, 80).requires_grad_(False), torch.randn(3, 7, 48)
+    attention.requires_grad_(False)
 
     def products(model):
         """Results, and whether there was a product with several copies of the weights among what was computed."""

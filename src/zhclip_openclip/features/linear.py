@@ -1,8 +1,9 @@
 """Linear layers on a CPU, computed the fastest way that this machine has.
 
-Rows in order. Without gradients PyTorch does not fold a (length, n, width) input whose rows do not lie in that order,
-as open_clip's attention hands it on: it multiplies each position by a copy of the weights of its own. In bf16 that took
-200 times as long as with the rows in order, in fp32 three times (257 x 8 rows of 1,024, PyTorch 2.14).
+Rows in order. Without gradients, and with weights that are frozen, PyTorch does not fold a (length, n, width) input
+whose rows do not lie in that order, as open_clip's attention hands it on: it multiplies each position by a copy of the
+weights of its own. In bf16 that took 200 to 300 times as long as with the rows in order, in fp32 three times (257 x 8
+rows of 1,024, PyTorch 2.14).
 
 oneDNN for fp32, where PyTorch's own choice is the slower one. PyTorch multiplies fp32 matrices on x86 with MKL, which
 on AMD's processors does not use all that they can. oneDNN comes with PyTorch and does: the passes of an evaluation over
