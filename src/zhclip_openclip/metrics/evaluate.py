@@ -18,6 +18,7 @@ from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.image_pass import ImagePass
 from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.features.spent import SCORING, TEXTS, timed
 from zhclip_openclip.features.text_batches import TextBatches, tokens_on
 from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._features import Features
@@ -95,10 +96,11 @@ def evaluate(
     directions = dataset.directions if dataset is not None else DIRECTIONS
     top = ranks.everyones(10 if per_query else 0)[0]  # of several processes the first writes the file
     how = {"directions": directions, "top": top, "device": scoring_device(device)}
-    if ranks.size() == 1:
-        scores = score_retrieval(image_features, text_features, text_to_images, **how)
-    else:
-        scores = score_parts(image_features, Features(text_features, "text features"), text_to_images, **how)
+    with timed(SCORING):
+        if ranks.size() == 1:
+            scores = score_retrieval(image_features, text_features, text_to_images, **how)
+        else:
+            scores = score_parts(image_features, Features(text_features, "text features"), text_to_images, **how)
     metrics = scores.metrics(recall_k_list)
     if per_query:
         described = {"metrics": metrics, **(meta or {})}
@@ -136,7 +138,7 @@ def encode_texts(
         for index in ranks.part(len(batches.bounds)):
             start, stop = batches.bounds[index]
             autocast = torch.autocast(torch.device(device).type, enabled=amp)
-            with torch.no_grad(), autocast, fast_linear(model, device, amp):
+            with timed(TEXTS), torch.no_grad(), autocast, fast_linear(model, device, amp):
                 encoded = model.encode_text(batches.tokens(start, stop).to(device))
                 features = torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
             finite.check(features, lambda row, at=start: f"the text {batches.text_at(texts, at + row)!r}", device, amp)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.features.spent import TEXTS, timed
 from zhclip_openclip.features.text_batches import TextBatches, tokens_on
 from zhclip_openclip.prompts._errors import PromptError
 
@@ -79,7 +80,7 @@ def _encoded(
     for window in _windows(batches.bounds):
         mine = []
         for index in ranks.part(len(window)):
-            with fast_linear(model, device, amp):
+            with timed(TEXTS), fast_linear(model, device, amp):
                 features = model.encode_text(batches.tokens(*window[index]).to(device))
             mine.append(F.normalize(features, dim=-1))
             finite.check(
