@@ -32,8 +32,9 @@ from _report import Report, Row, Table, begin, finish, number
 
 from zhclip_openclip import _precision
 from zhclip_openclip.features import using
+from zhclip_openclip.features.text_batches import TOKENS_PER_BATCH
 from zhclip_openclip.prompts import classnames, registry, templates
-from zhclip_openclip.prompts.classifier import TOKENS_PER_BATCH, zero_shot_classifier
+from zhclip_openclip.prompts.classifier import zero_shot_classifier
 
 MODEL = "zhclip-vit-l-14"
 #: precision -> (ours, the other side, the target)

@@ -15,10 +15,13 @@ def test_no_page_is_stale(monkeypatch):
     run_all = importlib.import_module("run_all")
     try:
         for name in run_all.PAGES:
-            results = json.loads((run_all.DOCS / f"{name}.json").read_text("utf-8"))
+            measured = run_all.DOCS / f"{name}.json"
+            results = json.loads(measured.read_text("utf-8")) if measured.is_file() else {}
             text = (run_all.DOCS / f"{name}.md").read_text("utf-8")
             assert run_all.page(results, text) == text, f"run python benchmarks/run_all.py --render --page {name}"
             assert set(results) <= set(run_all.RUNS), "measurements that no page shows"
+            if name == "performance_gpu":  # has no targets
+                continue
             # What a target says is computed from the figures and not written by hand.
             some = next(row for report in results.values() for row in report["rows"] if row["at_least"])
             some["at_least"], before = 10**9, some["at_least"]

@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.features import fingerprint, linear
@@ -96,6 +97,38 @@ def test_attention_of_open_clip(calls, batch_first):
     assert found[1] is None and found[0].shape == expected[0].shape
     torch.testing.assert_close(found[0], expected[0], atol=1e-6, rtol=0)
     assert len(calls) == 2, "both of its linear layers"
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_rows_are_put_in_order(monkeypatch, dtype):
+    """What PyTorch multiplies position by position otherwise, each with a copy of the weights; also under autocast,
+    also of `torch.nn.MultiheadAttention`, on every CPU and for models of ours alone."""
+    monkeypatch.setenv(linear.VARIABLE, "0")
+    torch.manual_seed(0)
+    attention = torch.nn.MultiheadAttention(48, 4, batch_first=True).eval()
+    layer, given = torch.nn.Linear(48, 80).requires_grad_(False), torch.randn(3, 7, 48)
+    attention.requires_grad_(False)
+
+    def products(model):
+        """Results, and whether there was a product with several copies of the weights among what was computed."""
+        seen = []
+
+        class Seen(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                seen.append(function.overloadpacket)
+                return function(*args, **(kwargs or {}))
+
+        autocast = torch.autocast("cpu", dtype, enabled=dtype is not None)
+        with torch.no_grad(), autocast, linear.fast_linear(model, "cpu", bool(dtype)), Seen():
+            found = layer(given.transpose(0, 1)), attention(given, given, given, need_weights=False)[0]
+        return found, torch.ops.aten.bmm in seen
+
+    before, slow = products(torch.nn.Module())
+    after, still_slow = products(Model())
+    assert not still_slow
+    assert slow, "PyTorch puts them in order itself now: this can go"
+    for ours, theirs in zip(after, before, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-2 if dtype else 1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("case", ["mask", "padding", "weights", "others", "dropout", "causal"])

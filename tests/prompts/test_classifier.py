@@ -9,7 +9,7 @@ import torch
 
 from zhclip_openclip import prompts
 from zhclip_openclip._errors import ZhclipError
-from zhclip_openclip.prompts import classifier
+from zhclip_openclip.features import text_batches
 from zhclip_openclip.prompts.classifier import zero_shot_classifier
 
 theirs = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
@@ -123,7 +123,7 @@ def test_batches_go_from_long_to_short_and_keep_the_budget(bert):
 def test_batches_cover_everything_once_with_little_padding(seed, budget):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(5, 20, (1000,), generator=generator).sort(descending=True).values.tolist()
-    bounds = classifier._bounds(lengths, budget)
+    bounds = text_batches._bounds(lengths, budget)
     assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])] and bounds[-1][1] == 1000
     assert all(start < stop and ((stop - start) * lengths[start] <= max(budget, 20)) for start, stop in bounds)
     tokens = sum((stop - start) * lengths[start] for start, stop in bounds)
@@ -131,7 +131,7 @@ def test_batches_cover_everything_once_with_little_padding(seed, budget):
 
 
 def test_few_prompts_share_a_batch():
-    assert classifier._bounds([9, 8, 7, 6, 5], 4096) == [(0, 5)]
+    assert text_batches._bounds([9, 8, 7, 6, 5], 4096) == [(0, 5)]
 
 
 def test_without_trimming_a_batch_costs_its_whole_width():

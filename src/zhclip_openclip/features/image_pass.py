@@ -22,6 +22,7 @@ from zhclip_openclip.features.keeping import place_of
 from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress, note
 from zhclip_openclip.features.settings import current
+from zhclip_openclip.features.spent import IMAGES, READING, timed, timed_items
 from zhclip_openclip.features.stream import StreamLayout
 
 #: Images that go through the tower at once, by the kind of device; a batch is cut into so many. On a CPU more of them
@@ -91,8 +92,9 @@ class ImagePass:
         self, layout: Layout | StreamLayout, batches: range, progress: Progress
     ) -> Iterator[tuple[int, torch.Tensor, Any]]:
         start = layout.images(range(batches.start))
-        for images, labels in layout.loader(batches, torch.device(self._device).type):
-            features = self._checked(self._encode(images), start)
+        for images, labels in timed_items(READING, layout.loader(batches, torch.device(self._device).type)):
+            with timed(IMAGES):
+                features = self._checked(self._encode(images), start)
             progress.add(len(features))
             yield start, features, labels
             start += len(features)
@@ -110,8 +112,9 @@ class ImagePass:
             return
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         begun = time.perf_counter()
-        for start, images, labels in in_turns(self._loader):
-            features = self._checked(self._encode(images), start)
+        for start, images, labels in timed_items(READING, in_turns(self._loader)):
+            with timed(IMAGES):
+                features = self._checked(self._encode(images), start)
             progress.add(len(features))
             if place is not None and isinstance(labels, torch.Tensor) and ranks.size() == 1:
                 kept.append((features.cpu(), labels))

@@ -13,6 +13,7 @@ from zhclip_openclip.features import fingerprint, ranks, trial
 from zhclip_openclip.features.cache import FeatureCache, Place, describe
 from zhclip_openclip.features.progress import note
 from zhclip_openclip.features.settings import Settings
+from zhclip_openclip.features.spent import READING, timed
 
 
 @dataclass
@@ -47,7 +48,8 @@ def place_of(
     if not reason and not all(trial.same(theirs, first) for _, theirs in told):
         reason = "a tower that gives other features in another process"
     if not reason:
-        data = fingerprint.data(loader, loader.num_workers)
+        with timed(READING):
+            data = fingerprint.data(loader, loader.num_workers)
         reason = "" if data else "images, or an order of them, that cannot be told by content"
     if reason:
         note(f"Note: {printable(what) or 'this data set'} has {reason}: its image features are not kept")

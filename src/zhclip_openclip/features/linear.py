@@ -1,9 +1,15 @@
-"""Linear layers in fp32 on a CPU: computed by oneDNN where PyTorch's own choice, MKL, is the slower one.
+"""Linear layers on a CPU, computed the fastest way that this machine has.
 
-PyTorch multiplies fp32 matrices on x86 with MKL, which on AMD's processors does not use all that they can. oneDNN comes
-with PyTorch and does: the passes of an evaluation over ViT-L/14 and RoBERTa-large were 1.1 to 1.4 times as fast with it
-(benchmarks/image_tower.py --tune). Its results differ from MKL's in the last digits, as another machine's do. Like
-MKL's they are the same for every number of threads; those of a 1 x 1 convolution, which is as fast, are not.
+Rows in order. Without gradients, and with weights that are frozen, PyTorch does not fold a (length, n, width) input
+whose rows do not lie in that order, as open_clip's attention hands it on: it multiplies each position by a copy of the
+weights of its own. In bf16 that took 200 to 300 times as long as with the rows in order, in fp32 three times (257 x 8
+rows of 1,024, PyTorch 2.14).
+
+oneDNN for fp32, where PyTorch's own choice is the slower one. PyTorch multiplies fp32 matrices on x86 with MKL, which
+on AMD's processors does not use all that they can. oneDNN comes with PyTorch and does: the passes of an evaluation over
+ViT-L/14 and RoBERTa-large were 1.1 to 1.4 times as fast with it (benchmarks/image_tower.py --tune). Its results differ
+from MKL's in the last digits, as another machine's do. Like MKL's they are the same for every number of threads; those
+of a 1 x 1 convolution, which is as fast, are not.
 
 The decision depends on the machine alone and not on a measurement, so that two runs give the same bits.
 """
@@ -34,14 +40,15 @@ def fast_linear(model: Any, device: str, amp: bool) -> contextlib.AbstractContex
     """Within it the linear layers of a model of ours are computed the fastest way that this machine has.
 
     amp: mixed precision, in which PyTorch takes oneDNN by itself. Has no effect on models that are not ours, on other
-    devices, in other precisions, and where gradients are recorded.
+    devices, and where gradients are recorded.
     """
-    ours = getattr(model, "zhclip_model", None) is not None
-    return OneDnnLinear() if ours and not amp and used(device) else contextlib.nullcontext()
+    if getattr(model, "zhclip_model", None) is None or torch.device(device).type != "cpu":
+        return contextlib.nullcontext()
+    return OneDnnLinear() if not amp and used(device) else RowsInOrder()
 
 
 def used(device: str) -> bool:
-    """Whether `fast_linear` changes anything on this device.
+    """Whether `fast_linear` takes oneDNN for fp32 on this device.
 
     Raises ZhclipError: the variable is neither 0 nor 1.
     """
@@ -80,27 +87,39 @@ def _operation() -> Callable | None:
     return operation if same else None
 
 
-class OneDnnLinear(TorchFunctionMode):
-    """Within it `torch.nn.functional.linear` is oneDNN's, also in `torch.nn.MultiheadAttention`."""
+class RowsInOrder(TorchFunctionMode):
+    """Within it the linear layers of `torch.nn.functional.linear` and of `torch.nn.MultiheadAttention` are given their
+    rows in order."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.linear:
-            return _linear(*args, **kwargs)
+            return self.linear(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            return _attention(*args, **kwargs)
+            return _attention(self.linear, *args, **kwargs)
         return func(*args, **kwargs)
 
+    @staticmethod
+    def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        turned = not torch.is_grad_enabled() and input.dim() > 2 and input.layout == torch.strided
+        return F.linear(input.contiguous() if turned else input, weight, bias)
 
-def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    plain = (
-        not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and input.dim() >= 2
-        and input.numel() > 0
-        and all(part is None or _dense(part) for part in (input, weight, bias))
-    )
-    return _operation()(input, weight, bias, "none", [], "") if plain else F.linear(input, weight, bias)
+
+class OneDnnLinear(RowsInOrder):
+    """Within it those layers are oneDNN's as well, in fp32."""
+
+    @staticmethod
+    def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        plain = (
+            not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and input.dim() >= 2
+            and input.numel() > 0
+            and all(part is None or _dense(part) for part in (input, weight, bias))
+        )
+        if plain:
+            return _operation()(input, weight, bias, "none", [], "")
+        return RowsInOrder.linear(input, weight, bias)
 
 
 def _dense(tensor: torch.Tensor) -> bool:
@@ -130,9 +149,10 @@ _PLAIN = {
 }
 
 
-def _attention(*args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`torch.nn.functional.multi_head_attention_forward`, whose linear layers no mode gets to see: those of an image
-    tower, (length, n, width) attending to itself without a mask; any other as PyTorch computes it."""
+def _attention(linear: Callable, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`torch.nn.functional.multi_head_attention_forward`, whose linear layers no mode gets to see, with `linear` for
+    them: that of an image tower, (length, n, width) attending to itself without a mask; any other as PyTorch computes
+    it."""
     call = _SIGNATURE.bind(*args, **kwargs)
     call.apply_defaults()
     given = call.arguments
@@ -149,7 +169,7 @@ def _attention(*args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
     length, count, width = query.shape
     # The rows lie in memory as (n, length, width) where the layer's `batch_first` has turned them round.
     rows = query.transpose(0, 1).contiguous()
-    projected = _linear(rows, given["in_proj_weight"], given["in_proj_bias"])
+    projected = linear(rows, given["in_proj_weight"], given["in_proj_bias"])
     parts = projected.view(count, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
     mixed = F.scaled_dot_product_attention(*parts.unbind(0)).transpose(1, 2).reshape(count, length, width)
-    return _linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1), None
+    return linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1), None

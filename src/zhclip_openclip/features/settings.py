@@ -24,7 +24,7 @@ class Settings:
     cost. progress: called with (stage, done, total or None, how many of them came from the cache); stage is 'images',
     'texts' or 'prompts'. kept: where the model that was loaded last is kept, to be taken again. compile: torch.compile
     the image tower. download: whether clip_benchmark may fetch data sets, as it does by itself. quiet: no bars and no
-    notes.
+    notes. spent: where the seconds of each stage are added up (`spent.py`), or None.
     """
 
     cache: Path | None = None
@@ -35,6 +35,7 @@ class Settings:
     compile: bool = False
     download: bool = True
     quiet: bool = False
+    spent: dict[str, float] | None = None
 
 
 _used: contextvars.ContextVar[Settings | None] = contextvars.ContextVar("zhclip_settings", default=None)

@@ -35,6 +35,7 @@ import torch
 from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.image_pass import ImagePass
 from zhclip_openclip.features.progress import note
+from zhclip_openclip.features.spent import SCORING, timed
 from zhclip_openclip.metrics._best_scores import BestScores, columns_of
 from zhclip_openclip.prompts import checks, registry
 from zhclip_openclip.prompts._errors import PromptError
@@ -60,7 +61,7 @@ def run_classification(
     only_best = ranks.size() > 1 and (images.total or 0) * classes * 4 > ranks.gather_limit()
     blocks = []
     for features, target in images:
-        with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
+        with timed(SCORING), torch.no_grad(), torch.autocast(torch.device(device).type, enabled=amp):
             scores = (100.0 * features @ classifier).float().cpu()
         finite.check_images(scores, images.starts[-1], dataloader, what, device, amp)
         best = columns_of(scores) if only_best and target.ndim == 1 else (scores,)
@@ -94,9 +95,8 @@ def evaluate(logits: torch.Tensor, target: torch.Tensor, classes: Sequence[str],
     if type(logits) is torch.Tensor and not bool(torch.isfinite(logits).all()):  # of BestScores: run_classification
         raise finite.FiniteError(f"{dataset_name}: scores that are not finite; look at the weights, or try --no_amp")
     checks.inside(target, classes, dataset_name)
-    if target.ndim == 2:
-        return _several_labels(logits, target, classes, dataset_name)
-    return _one_label(logits, target, classes, dataset_name)
+    with timed(SCORING):
+        return (_several_labels if target.ndim == 2 else _one_label)(logits, target, classes, dataset_name)
 
 
 def _one_label(logits: torch.Tensor, target: torch.Tensor, classes: Sequence[str], dataset_name: str) -> dict:

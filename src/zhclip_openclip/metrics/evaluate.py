@@ -18,8 +18,11 @@ from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.image_pass import ImagePass
 from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.features.spent import SCORING, TEXTS, timed
+from zhclip_openclip.features.text_batches import TextBatches, tokens_on
 from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._features import Features
+from zhclip_openclip.metrics._tile import scoring_device
 from zhclip_openclip.metrics.parts import score_parts
 from zhclip_openclip.metrics.per_query import save_per_query
 from zhclip_openclip.metrics.recall import DIRECTIONS, score_retrieval
@@ -54,17 +57,12 @@ def evaluate(
     """
     dataset = exact_dataset(dataloader)
     what = dataset.name if dataset is not None else ""
-    encode_texts = _text_encoder(model, tokenizer, device, amp)
-    text_blocks: list[torch.Tensor] = []
     captions_of: list[Sequence[str]] = []  # of each image, where they come with it
 
     def image_blocks() -> Iterator[torch.Tensor]:
         for features, batch_texts in images:
             if dataset is None:
                 captions_of.extend(batch_texts)
-                flat = [text for texts in batch_texts for text in texts]
-                if flat:
-                    text_blocks.append(encode_texts(flat))
             yield features.float().cpu()
 
     images = ImagePass(model, dataloader, device, amp, what, keep=dataset is not None)
@@ -79,14 +77,14 @@ def evaluate(
         image_features = Features(itertools.chain([] if first is None else [first], blocks), "image features")
     if dataset is not None:
         captions = [entry.text for entry in dataset.texts]
-        text_to_images = dataset.text_to_images
-        # Each text once, however many images it has.
-        text_blocks = _encode_part(captions, max(1, getattr(dataloader, "batch_size", None) or 64), encode_texts, what)
+        text_to_images = dataset.text_to_images  # each text once, however many images it has
     else:
         captions_of = [texts for part in ranks.everyones(captions_of) for texts in part]
         captions = [text for texts in captions_of for text in texts]
         text_to_images = [[image] for image, texts in enumerate(captions_of) for _ in texts]
-    text_features = torch.cat(ranks.everyones_rows(torch.cat(text_blocks) if text_blocks else None))
+    if not captions:
+        raise MetricError(f"{what or 'this data set'} has no captions")
+    text_features = encode_texts(model, tokenizer, captions, device, amp, what)
     if image_features is None:
         image_features = Features(text_features[:0], "image features")
     image_count = sum(ranks.everyones(len(image_features)))
@@ -97,12 +95,12 @@ def evaluate(
         )
     directions = dataset.directions if dataset is not None else DIRECTIONS
     top = ranks.everyones(10 if per_query else 0)[0]  # of several processes the first writes the file
-    if ranks.size() == 1:
-        scores = score_retrieval(image_features, text_features, text_to_images, directions=directions, top=top)
-    else:
-        scores = score_parts(
-            image_features, Features(text_features, "text features"), text_to_images, directions=directions, top=top
-        )
+    how = {"directions": directions, "top": top, "device": scoring_device(device)}
+    with timed(SCORING):
+        if ranks.size() == 1:
+            scores = score_retrieval(image_features, text_features, text_to_images, **how)
+        else:
+            scores = score_parts(image_features, Features(text_features, "text features"), text_to_images, **how)
     metrics = scores.metrics(recall_k_list)
     if per_query:
         described = {"metrics": metrics, **(meta or {})}
@@ -124,33 +122,30 @@ def evaluate(
     return metrics
 
 
-def _text_encoder(
-    model: Any, tokenizer: Callable[[list[str]], torch.Tensor], device: str, amp: bool
-) -> Callable[[list[str]], torch.Tensor]:
-    """A function from n texts to (n, d) unit features in float32 on the CPU."""
+def encode_texts(
+    model: Any, tokenizer: Callable[[list[str]], torch.Tensor], texts: list[str], device: str, amp: bool, what: str = ""
+) -> torch.Tensor:
+    """(texts, d) unit features in float32 on the CPU, in the order of the texts.
 
-    def encode(texts: list[str]) -> torch.Tensor:
-        autocast = torch.autocast(torch.device(device).type, enabled=amp)
-        with torch.no_grad(), autocast, fast_linear(model, device, amp):
-            encoded = model.encode_text(tokenizer(texts).to(device))
-            features = torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
-        finite.check(features, lambda row: f"the text {texts[row]!r}", device, amp)
-        return features
+    They are encoded in the order of their length, each different one once; of several processes each encodes a part and
+    gets the others', and the batches are those of one process.
 
-    return encode
-
-
-def _encode_part(
-    texts: list[str], size: int, encode: Callable[[list[str]], torch.Tensor], what: str
-) -> list[torch.Tensor]:
-    """Features of this process's part of the texts, in batches of `size` that are those of one process."""
+    Raises FiniteError: features of a text that are not finite.
+    """
+    batches = TextBatches(model, tokenizer, texts, tokens_on(device))
     found = []
-    with Progress("texts", what, len(texts)) as progress:
-        for batch in ranks.part(-(-len(texts) // size)):
-            found.append(encode(texts[batch * size : (batch + 1) * size]))
-            progress.add(len(found[-1]))
+    with Progress("texts", what, len(batches.order)) as progress:
+        for index in ranks.part(len(batches.bounds)):
+            start, stop = batches.bounds[index]
+            autocast = torch.autocast(torch.device(device).type, enabled=amp)
+            with timed(TEXTS), torch.no_grad(), autocast, fast_linear(model, device, amp):
+                encoded = model.encode_text(batches.tokens(start, stop).to(device))
+                features = torch.nn.functional.normalize(encoded, dim=-1).float().cpu()
+            finite.check(features, lambda row, at=start: f"the text {batches.text_at(texts, at + row)!r}", device, amp)
+            found.append(features)
+            progress.add(len(features))
         progress.wait()
-    return found
+    return batches.of_texts(torch.cat(ranks.everyones_rows(torch.cat(found) if found else None)))
 
 
 def exact_dataset(dataloader: Any) -> Any:

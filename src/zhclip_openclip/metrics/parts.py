@@ -22,7 +22,6 @@ from zhclip_openclip.features import ranks
 from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._exact import full_float32, one_thread_each
 from zhclip_openclip.metrics._features import Features
-from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS
 from zhclip_openclip.metrics.rank import FirstHitRank
 from zhclip_openclip.metrics.recall import DIRECTIONS, Pass, Relations, RetrievalScores, invert
 from zhclip_openclip.metrics.topk import StreamingTopK
@@ -35,7 +34,8 @@ def score_parts(
     *,
     directions: Sequence[str] = DIRECTIONS,
     top: int = 10,
-    block: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS),
+    block: tuple[int, int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> RetrievalScores:
     """What `score_retrieval` gives, on rank 0.
 
@@ -43,7 +43,7 @@ def score_parts(
         images: those of this process, any number; the whole is that of rank 0, then rank 1, and so on.
         texts: all of them, on every process.
         text_to_images: for each text the positions of its right images in the whole.
-        directions, top, block: as there.
+        directions, top, block, device: as there.
 
     Raises:
         ranks.Elsewhere: on all other processes.
@@ -62,7 +62,7 @@ def score_parts(
 
     forward, backward = "image_retrieval" in directions, "text_retrieval" in directions
     with full_float32(), one_thread_each() as threads:
-        a_pass = Pass(texts, images, *block, top if forward else 0, top if backward else 0)
+        a_pass = Pass(texts, images, block, top if forward else 0, top if backward else 0, device)
         image_rank = FirstHitRank(here, a_pass.score) if forward else None
         text_rank = FirstHitRank(right_texts, lambda q, i: a_pass.score(i, q)) if backward else None
         if image_rank:

@@ -91,10 +91,7 @@ class FirstHitRank:
 
         # Hardly anything is certain (a collapsed model, or coarse features): score the whole tile by the definition.
         before += tile.mark_above(tile.exact, best, axis).count(1 - axis)
-        items = torch.arange(item0, item0 + tile.scores.shape[1 - axis]).unsqueeze(axis)
-        tied = tile.exact == best.unsqueeze(1 - axis)
-        tile.mask.flags.copy_(tied & (items < best_item.unsqueeze(1 - axis)))
-        before += tile.mask.count(1 - axis)
+        before += tile.mark_ties(best, best_item, item0, axis).count(1 - axis)
 
     def _settle(self, query: torch.Tensor, item: torch.Tensor, before: torch.Tensor, query0: int, item0: int) -> None:
         if not len(query):

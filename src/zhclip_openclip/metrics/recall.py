@@ -25,7 +25,7 @@ import torch
 from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._exact import error_bound, full_float32, one_thread_each
 from zhclip_openclip.metrics._features import Features, FeatureSource, score_pairs
-from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS, Tile, TileBuffers
+from zhclip_openclip.metrics._tile import Tile, TileBuffers, block_size
 from zhclip_openclip.metrics.rank import FirstHitRank
 from zhclip_openclip.metrics.topk import StreamingTopK
 
@@ -82,7 +82,8 @@ def score_retrieval(
     *,
     directions: Sequence[str] = DIRECTIONS,
     top: int = 10,
-    block: tuple[int, int] = (TILE_ROWS, TILE_COLUMNS),
+    block: tuple[int, int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> RetrievalScores:
     """Ranks and best items in all directions, in one pass over the image features.
 
@@ -93,7 +94,8 @@ def score_retrieval(
         image_to_texts: for each image the positions of its right texts; by default `text_to_images` read backwards.
         directions: 'image_retrieval' (texts ask for images), 'text_retrieval' (images ask for texts), or both.
         top: how many best items to keep for each query; 0 keeps none and is a little faster.
-        block: texts and images a tile; changes memory and speed, never the result.
+        block: texts and images a tile, by default what suits the device; changes memory and speed, never the result.
+        device: where the products are made; changes speed, never the result.
 
     Raises:
         MetricError: an unknown direction, sizes that do not fit, a position out of range.
@@ -104,10 +106,9 @@ def score_retrieval(
         image_to_texts = invert(text_to_images, len(images))
     _check(texts, images, text_to_images, image_to_texts, directions)
 
-    rows, columns = block
     forward, backward = "image_retrieval" in directions, "text_retrieval" in directions
     with full_float32(), one_thread_each() as threads:
-        a_pass = Pass(texts, images, rows, columns, top if forward else 0, top if backward else 0)
+        a_pass = Pass(texts, images, block, top if forward else 0, top if backward else 0, device)
         image_rank = FirstHitRank(text_to_images, a_pass.score) if forward else None
         text_rank = FirstHitRank(image_to_texts, lambda q, i: a_pass.score(i, q)) if backward else None
         image_top, text_top = a_pass.run_all(threads, image_rank, text_rank)
@@ -129,9 +130,16 @@ class Pass:
     """The loop over tiles, for a run of images."""
 
     def __init__(
-        self, texts: Features, images: Features, rows: int, columns: int, image_top: int, text_top: int
+        self,
+        texts: Features,
+        images: Features,
+        block: tuple[int, int] | None,
+        image_top: int,
+        text_top: int,
+        device: torch.device | str,
     ) -> None:
-        self.texts, self.images, self.rows, self.columns = texts, images, rows, columns
+        self.texts, self.images, self.device = texts, images, torch.device(device)
+        self.rows, self.columns = rows, _ = block or block_size(device)
         self.image_top, self.text_top = image_top, text_top
         self.bound = error_bound(texts.dim)
         self.text_norms = torch.cat([texts.norms(t, t + rows) for t in range(0, len(texts), rows)])
@@ -150,8 +158,9 @@ class Pass:
         """
         # Each thread takes a run of image blocks of its own and meets the others at the end only: splitting every
         # small step between threads makes them wait for each other, for ever where others use the machine too.
+        # A GPU is one for all of them.
         blocks = -(-len(self.images) // self.columns)
-        workers = max(1, min(threads, blocks))
+        workers = max(1, min(threads if self.device.type == "cpu" else 1, blocks))
         bounds = [blocks * worker // workers * self.columns for worker in range(workers)] + [len(self.images)]
         forks = [image_rank.fork() if image_rank else None for _ in range(workers)]
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -176,12 +185,13 @@ class Pass:
         Returns:
             What the texts have found among these images; the best texts of the images, block by block.
         """
-        buffers, columns = TileBuffers(), self.columns
+        buffers, columns = TileBuffers(self.device), self.columns
         image_top = StreamingTopK(len(self.texts), self.image_top, self.score) if self.image_top else None
         found: list[torch.Tensor] = []
         for image0 in range(start, stop, columns):
             images = self.images.block(image0, min(stop, image0 + columns))
             image_norms = self.images.norms(image0, min(stop, image0 + columns))
+            images = images.to(self.device)
             text_top = None
             if self.text_top:
                 text_top = StreamingTopK(len(images), self.text_top, lambda q, i, at=image0: self.score(i, q + at))

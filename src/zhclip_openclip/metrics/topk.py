@@ -13,7 +13,7 @@ import torch
 from zhclip_openclip.metrics._errors import MetricError
 from zhclip_openclip.metrics._exact import error_bound, full_float32
 from zhclip_openclip.metrics._features import Features, FeatureSource, score_pairs
-from zhclip_openclip.metrics._tile import TILE_COLUMNS, TILE_ROWS, Tile, TileBuffers, down
+from zhclip_openclip.metrics._tile import Tile, TileBuffers, block_size, down
 
 PairScores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -67,7 +67,7 @@ class StreamingTopK:
             scores, sure = tile.exact, True
             keep = min(self.k, scores.shape[1 - axis])
             order = torch.sort(scores, dim=1 - axis, descending=True, stable=True).indices
-            item = (order[:, :keep] if axis == 0 else order[:keep].t()).reshape(-1)
+            item = (order[:, :keep] if axis == 0 else order[:keep].t()).reshape(-1).cpu()
             query = torch.arange(size).repeat_interleave(keep)
         else:
             query, item = tile.pairs(words, axis)
@@ -128,7 +128,11 @@ class StreamingTopK:
 
 
 def blocked_topk(
-    queries: FeatureSource, items: FeatureSource, k: int, rows: int = TILE_ROWS, columns: int = TILE_COLUMNS
+    queries: FeatureSource,
+    items: FeatureSource,
+    k: int,
+    block: tuple[int, int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Positions of the k best items for each query.
 
@@ -136,7 +140,8 @@ def blocked_topk(
         queries: (q, d) features, or blocks of them (see `_features.Features`).
         items: (n, d) features, or blocks of them.
         k: how many.
-        rows, columns: size of a tile; changes memory and speed, never the result.
+        block: queries and items a tile, by default what suits the device; changes memory and speed, never the result.
+        device: where the products are made; changes speed, never the result.
 
     Returns:
         (q, k) int64, best first; -1 where there are fewer than k items.
@@ -145,14 +150,15 @@ def blocked_topk(
     if left.dim != right.dim:
         raise MetricError(f"queries have {left.dim} dimensions and items {right.dim}; take both from the same model")
     top = StreamingTopK(len(left), k, lambda q, i: score_pairs(left, right, q, i))
-    buffers, bound = TileBuffers(), error_bound(left.dim)
+    rows, columns = block or block_size(device)
+    buffers, bound = TileBuffers(device), error_bound(left.dim)
     norms = left.norms(0, len(left))
     with full_float32():
         for item0 in range(0, len(right), columns):
-            block = right.block(item0, item0 + columns)
+            held = right.block(item0, item0 + columns).to(device)
             largest = right.norms(item0, item0 + columns).max()
             for query0 in range(0, len(left), rows):
-                tile = Tile(left.block(query0, query0 + rows), block, buffers)
+                tile = Tile(left.block(query0, query0 + rows), held, buffers)
                 top.update(tile, 0, query0, item0, bound * largest * norms[query0 : query0 + rows])
         return top.finish()
 
@@ -197,4 +203,4 @@ def _kth_at_least(scores: torch.Tensor, axis: int, k: int) -> torch.Tensor:
         best = scores[:, : groups * size].unflatten(1, (groups, size)).amax(dim=2)
     else:
         best = scores[: groups * size].unflatten(0, (groups, size)).amax(dim=1).t()
-    return best.topk(k, dim=1).values[:, -1]
+    return best.topk(k, dim=1).values[:, -1].cpu()

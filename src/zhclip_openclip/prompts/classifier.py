@@ -17,17 +17,10 @@ import torch.nn.functional as F
 from zhclip_openclip.features import finite, ranks
 from zhclip_openclip.features.linear import fast_linear
 from zhclip_openclip.features.progress import Progress
+from zhclip_openclip.features.spent import TEXTS, timed
+from zhclip_openclip.features.text_batches import TextBatches, tokens_on
 from zhclip_openclip.prompts._errors import PromptError
 
-#: Tokens in a batch of prompts, by the kind of device. CPU: with 2 cores RoBERTa-large is as fast in batches of 512 to
-#: 4,096 tokens, and 3 to 15 % slower in batches of 8,192; see benchmarks/zero_shot_classifier.py --tune for another
-#: machine.
-TOKENS_PER_BATCH = {"cpu": 4096}
-_OTHER_DEVICES = 16384
-#: What starting a batch costs, in tokens: a batch of a few prompts takes as long as if it had so many more.
-_TOKENS_A_BATCH_COSTS = 128
-#: Prompts in a batch where the tokenizer gives no plain tensor, so that their lengths are unknown.
-_TEXTS_PER_BATCH = 256
 #: Prompts that several processes encode before they tell each other: 200 MB of features in 768 dimensions.
 _PROMPTS_BETWEEN_EXCHANGES = 2**16
 
@@ -56,8 +49,8 @@ def zero_shot_classifier(
     texts, text_of, class_of = _prompts(classnames, templates)
     kind = torch.device(device).type
     total: torch.Tensor | None = None
-    batches = _Batches(model, tokenizer, texts, tokens_per_batch or TOKENS_PER_BATCH.get(kind, _OTHER_DEVICES))
-    uses = _Uses(batches.prompt_of_text[text_of], class_of, batches.order)
+    batches = TextBatches(model, tokenizer, texts, tokens_per_batch or tokens_on(device))
+    uses = _Uses(batches.row_of_text[text_of], class_of, batches.order)
     with torch.no_grad(), torch.autocast(kind, enabled=amp), Progress("prompts", "", len(batches.order)) as progress:
         for bounds, blocks in _encoded(model, batches, texts, device, amp, progress):
             for (start, stop), unit in zip(bounds, blocks, strict=True):
@@ -77,7 +70,7 @@ def zero_shot_classifier(
 
 
 def _encoded(
-    model, batches: _Batches, texts: list[str], device: str, amp: bool, progress: Progress
+    model, batches: TextBatches, texts: list[str], device: str, amp: bool, progress: Progress
 ) -> Iterator[tuple[list[tuple[int, int]], list[torch.Tensor]]]:
     """Batches one after the other: their bounds and (prompts, d) unit features on `device`.
 
@@ -87,10 +80,15 @@ def _encoded(
     for window in _windows(batches.bounds):
         mine = []
         for index in ranks.part(len(window)):
-            with fast_linear(model, device, amp):
+            with timed(TEXTS), fast_linear(model, device, amp):
                 features = model.encode_text(batches.tokens(*window[index]).to(device))
             mine.append(F.normalize(features, dim=-1))
-            finite.check(mine[-1], lambda row, at=window[index][0]: batches.named(texts, at + row), device, amp)
+            finite.check(
+                mine[-1],
+                lambda row, at=window[index][0]: f"the prompt {batches.text_at(texts, at + row)!r}",
+                device,
+                amp,
+            )
             progress.add(len(features))
         if ranks.size() > 1:
             progress.wait()
@@ -131,45 +129,6 @@ def _prompts(classnames: Sequence[str], templates) -> tuple[list[str], torch.Ten
     return list(places), torch.tensor(text_of), torch.tensor(class_of)
 
 
-class _Batches:
-    """Different prompts in batches of about the same number of tokens, the longest first.
-
-    The longest first, so that a machine with too little memory says so at once, and the time left is no promise that
-    the end breaks.
-
-    prompt_of_text: (texts,) which prompt a text is; two texts can be the same ids (the tokenizer lower-cases).
-    order: (prompts,) prompts in the order of encoding. bounds: start and stop in that order of each batch.
-    """
-
-    def __init__(self, model, tokenizer, texts: list[str], budget: int):
-        ids = tokenizer(texts)
-        self._tokenizer = tokenizer
-        if isinstance(ids, torch.Tensor) and ids.ndim == 2 and not ids.is_floating_point():
-            ids, self.prompt_of_text = _different_rows(ids.cpu())
-            self._ids: torch.Tensor | None = ids
-            lengths = _lengths(ids, _pad_id(model, tokenizer))
-            self.order = torch.argsort(lengths, descending=True, stable=True)
-            cost = lengths[self.order] if _cuts_padding(model) else torch.full_like(lengths, ids.shape[1])
-            self.bounds = _bounds(cost.tolist(), budget)
-        else:  # a dictionary of tensors, of a model that is not open_clip's
-            self._ids = None
-            self.prompt_of_text = torch.arange(len(texts))
-            self.order = torch.tensor(sorted(range(len(texts)), key=lambda index: -len(texts[index])))
-            self._texts = texts
-            self.bounds = _bounds([1] * len(texts), _TEXTS_PER_BATCH)
-
-    def named(self, texts: list[str], place: int) -> str:
-        """For an error: the prompt at this place of the order."""
-        text = (self.prompt_of_text == self.order[place]).nonzero()[0]
-        return f"the prompt {texts[int(text)]!r}"
-
-    def tokens(self, start: int, stop: int):
-        """What `encode_text` takes for the prompts `order[start:stop]`, still to be moved to the device."""
-        if self._ids is not None:
-            return self._ids[self.order[start:stop]]
-        return self._tokenizer([self._texts[index] for index in self.order[start:stop].tolist()])
-
-
 class _Uses:
     """Which classes each encoded prompt counts for, by its position in the order of encoding."""
 
@@ -183,67 +142,3 @@ class _Uses:
         """Rows of the batch `start` to `stop`, and the class that each of them counts for."""
         first, last = torch.searchsorted(self._positions, torch.tensor([start, stop])).tolist()
         return self._positions[first:last] - start, self._classes[first:last]
-
-
-def _different_rows(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    places: dict[bytes, int] = {}
-    inverse = [places.setdefault(row.tobytes(), len(places)) for row in ids.numpy()]
-    first: dict[int, int] = {}
-    for row, place in enumerate(inverse):
-        first.setdefault(place, row)
-    return ids[list(first.values())], torch.tensor(inverse)
-
-
-def _lengths(ids: torch.Tensor, pad: int) -> torch.Tensor:
-    """Columns up to the last one that is not padding, at least one."""
-    return torch.where(ids != pad, torch.arange(1, ids.shape[1] + 1), 1).amax(dim=1)
-
-
-def _pad_id(model, tokenizer) -> int:
-    for owner in (getattr(getattr(model, "text", None), "config", None), getattr(tokenizer, "tokenizer", None)):
-        pad = getattr(owner, "pad_token_id", None)
-        if isinstance(pad, int):
-            return pad
-    return 0  # open_clip's own tokenizer
-
-
-def _cuts_padding(model) -> bool:
-    """Whether the time a batch takes depends on its longest text and not on the context length."""
-    from zhclip_openclip.towers.text import ChineseTextEncoder
-
-    text = getattr(model, "text", None)
-    return isinstance(text, ChineseTextEncoder) and not text.output_tokens
-
-
-def _bounds(cost: list[int], budget: int) -> list[tuple[int, int]]:
-    """Consecutive batches of rows whose cost falls, with the least tokens in all.
-
-    A batch costs its rows times its most costly one, which is its first, and _TOKENS_A_BATCH_COSTS for being one: so
-    short prompts get batches of their own where there are enough of them, and little padding is left. No batch is over
-    `budget`, but for a row that is so alone.
-    """
-    starts = [0, *(i for i in range(1, len(cost)) if cost[i] != cost[i - 1]), len(cost)]  # of runs of equal cost
-
-    def batches(first: int, last: int) -> int:
-        rows = max(budget // cost[starts[first]], 1)
-        return -(-(starts[last] - starts[first]) // rows)
-
-    least, cut = [0.0] * len(starts), [0] * len(starts)  # from a run on: tokens to the end, and where its batches end
-    for first in range(len(starts) - 2, -1, -1):
-        least[first], cut[first] = min(
-            (
-                (starts[last] - starts[first]) * cost[starts[first]]
-                + batches(first, last) * _TOKENS_A_BATCH_COSTS
-                + least[last],
-                last,
-            )
-            for last in range(first + 1, len(starts))
-        )
-    bounds, first = [], 0
-    while first < len(starts) - 1:
-        last = cut[first]
-        start, stop, count = starts[first], starts[last], batches(first, last)
-        edges = [start + (stop - start) * number // count for number in range(count + 1)]
-        bounds += list(zip(edges[:-1], edges[1:], strict=True))
-        first = last
-    return bounds

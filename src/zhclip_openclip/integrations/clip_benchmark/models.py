@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zhclip_openclip import features
 from zhclip_openclip.families import all_families, all_names, find
+from zhclip_openclip.features.spent import LOADING, timed
 
 #: clip_benchmark's own default of --pretrained.
 DEFAULT_PRETRAINED = ["laion400m_e32"]
@@ -24,7 +25,11 @@ def load_clip(original):
             kept[asked] = load(*asked[:-1], device)
         return kept[asked]
 
-    def load(model_type, model_name, pretrained, cache_dir, device):
+    def load(*asked):
+        with timed(LOADING):
+            return _load(*asked)
+
+    def _load(model_type, model_name, pretrained, cache_dir, device):
         if model_type != "open_clip" or find(model_name) is None:
             return original(model_type, model_name, pretrained, cache_dir, device)
         import open_clip

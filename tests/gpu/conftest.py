@@ -1,0 +1,35 @@
+"""Tests of a GPU: `pytest -m gpu`. Where there is none they are skipped; `ZHCLIP_TEST_DEVICE=cpu` runs them on the CPU
+all the same, which says whether the tests themselves work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture(scope="session")
+def device():
+    import torch
+
+    chosen = os.environ.get("ZHCLIP_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "")
+    if not chosen:
+        pytest.skip("there is no GPU here")
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory):
+    """Every model config with two layers a tower, for the tests of one module."""
+    from tests.support.reduced import reduced_models
+
+    with reduced_models(tmp_path_factory.mktemp("reduced")):
+        yield
