@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from zhclip_openclip.reproduction.weights import Weights
 
 _WORDS = "to run", "finished", "no data"
+_SIGNS = {"run": "[bold cyan]●[/]", "finished": "[green]✓[/]", "missing": "[dim]–[/]"}
+#: Of the columns before those of the models, in characters.
+_WIDTH = 52
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -54,32 +57,11 @@ def _show_models(plan: Plan, console: Console) -> None:
 
 
 def _show_cells(plan: Plan, console: Console) -> None:
-    from rich.table import Table
-
-    signs = {"run": "[bold cyan]●[/]", "finished": "[green]✓[/]", "missing": "[dim]–[/]"}
     columns = _columns(plan)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("data set", no_wrap=True)
-    table.add_column("images", justify="right", no_wrap=True)
-    table.add_column("read as", overflow="fold")
-    for number in range(1, len(columns) + 1):
-        table.add_column(str(number), justify="center", no_wrap=True)
-    for entry in plan.datasets:
-        cells = [cell for cell in plan.cells if cell.entry == entry]
-        found = next((cell.data for cell in cells if hasattr(cell.data, "spelling")), None)
-        by_column = {(cell.weights, cell.templates): signs[cell.state] for cell in cells}
-        firsts = {weights: columns.index((weights, templates)) for weights, templates in reversed(columns)}
-        for cell in cells:  # retrieval has no templates: it stands in the first column of its model
-            if not cell.templates:
-                by_column[columns[firsts[cell.weights]]] = signs[cell.state]
-        table.add_row(
-            literal(entry.name),
-            f"{(found or entry).images:,}",
-            _read_as(found) if found else "",
-            *(by_column.get(column, "") for column in columns),
-        )
-    console.print(table)
-    console.print("  ".join(f"{sign} {word}" for sign, word in zip(signs.values(), _WORDS, strict=True)))
+    fit = max(5, (console.width - _WIDTH) // 4)
+    for first in range(0, len(columns), fit):
+        _show_some(plan, console, columns, range(first, min(first + fit, len(columns))))
+    console.print("  ".join(f"{sign} {word}" for sign, word in zip(_SIGNS.values(), _WORDS, strict=True)))
     notes: dict[str, list[str]] = {}
     for cell in plan.cells:
         if cell.note and cell.state != "missing":
@@ -89,6 +71,33 @@ def _show_cells(plan: Plan, console: Console) -> None:
             told += [cell.entry.name] if cell.entry.name not in told else []
     for note, titles in notes.items():
         console.print(f"[yellow]{literal(shorten(titles))}[/]: {literal(note)}", soft_wrap=True)
+
+
+def _show_some(plan: Plan, console: Console, columns: list[tuple[Weights, str]], numbers: range) -> None:
+    """One table: the cells of these columns; of a whole field they do not fit side by side."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("data set", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
+    table.add_column("read as", overflow="fold")
+    for number in numbers:
+        table.add_column(str(number + 1), justify="center", no_wrap=True)
+    for entry in plan.datasets:
+        cells = [cell for cell in plan.cells if cell.entry == entry]
+        found = next((cell.data for cell in cells if hasattr(cell.data, "spelling")), None)
+        by_column = {(cell.weights, cell.templates): _SIGNS[cell.state] for cell in cells}
+        firsts = {weights: columns.index((weights, templates)) for weights, templates in reversed(columns)}
+        for cell in cells:  # retrieval has no templates: it stands in the first column of its model
+            if not cell.templates:
+                by_column[columns[firsts[cell.weights]]] = _SIGNS[cell.state]
+        table.add_row(
+            literal(entry.name),
+            f"{(found or entry).images:,}",
+            _read_as(found) if found else "",
+            *(by_column.get(columns[number], "") for number in numbers),
+        )
+    console.print(table)
 
 
 def _read_as(found: Found) -> str:
