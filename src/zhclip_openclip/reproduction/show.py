@@ -57,10 +57,13 @@ def _show_models(plan: Plan, console: Console) -> None:
 
 
 def _show_cells(plan: Plan, console: Console) -> None:
-    columns = _columns(plan)
-    fit = max(5, (console.width - _WIDTH) // 4)
-    for first in range(0, len(columns), fit):
-        _show_some(plan, console, columns, range(first, min(first + fit, len(columns))))
+    columns = _signs(plan)
+    fit = max(4, (console.width - _WIDTH) // 4)
+    titled = [(str(number), signs) for number, signs in enumerate(columns, 1)]
+    if len(columns) > fit:  # a whole field: neighbours with the same signs are one column
+        fit, titled = max(4, (console.width - _WIDTH) // 7), _merged(columns)
+    for first in range(0, len(titled), fit):
+        _show_table(plan, console, titled[first : first + fit])
     console.print("  ".join(f"{sign} {word}" for sign, word in zip(_SIGNS.values(), _WORDS, strict=True)))
     notes: dict[str, list[str]] = {}
     for cell in plan.cells:
@@ -73,29 +76,45 @@ def _show_cells(plan: Plan, console: Console) -> None:
         console.print(f"[yellow]{literal(shorten(titles))}[/]: {literal(note)}", soft_wrap=True)
 
 
-def _show_some(plan: Plan, console: Console, columns: list[tuple[Weights, str]], numbers: range) -> None:
-    """One table: the cells of these columns; of a whole field they do not fit side by side."""
+def _signs(plan: Plan) -> list[tuple[str, ...]]:
+    """The sign of each data set, for each of the columns."""
+    columns = _columns(plan)
+    firsts = {weights: columns.index((weights, templates)) for weights, templates in reversed(columns)}
+    signs = [dict.fromkeys((entry.name for entry in plan.datasets), "") for _ in columns]
+    for cell in plan.cells:  # retrieval has no templates: it stands in the first column of its model
+        at = columns.index((cell.weights, cell.templates)) if cell.templates else firsts[cell.weights]
+        signs[at][cell.entry.name] = _SIGNS[cell.state]
+    return [tuple(column.values()) for column in signs]
+
+
+def _merged(columns: list[tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Columns with their titles, neighbours that are alike as one: `1-12`."""
+    found: list[tuple[int, int, tuple[str, ...]]] = []
+    for number, signs in enumerate(columns, 1):
+        if found and found[-1][2] == signs:
+            found[-1] = found[-1][0], number, signs
+        else:
+            found.append((number, number, signs))
+    return [(str(first) if first == last else f"{first}-{last}", signs) for first, last, signs in found]
+
+
+def _show_table(plan: Plan, console: Console, columns: list[tuple[str, tuple[str, ...]]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("data set", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
     table.add_column("read as", overflow="fold")
-    for number in numbers:
-        table.add_column(str(number + 1), justify="center", no_wrap=True)
-    for entry in plan.datasets:
+    for title, _ in columns:
+        table.add_column(title, justify="center", no_wrap=True)
+    for at, entry in enumerate(plan.datasets):
         cells = [cell for cell in plan.cells if cell.entry == entry]
         found = next((cell.data for cell in cells if hasattr(cell.data, "spelling")), None)
-        by_column = {(cell.weights, cell.templates): _SIGNS[cell.state] for cell in cells}
-        firsts = {weights: columns.index((weights, templates)) for weights, templates in reversed(columns)}
-        for cell in cells:  # retrieval has no templates: it stands in the first column of its model
-            if not cell.templates:
-                by_column[columns[firsts[cell.weights]]] = _SIGNS[cell.state]
         table.add_row(
             literal(entry.name),
             f"{(found or entry).images:,}",
             _read_as(found) if found else "",
-            *(by_column.get(columns[number], "") for number in numbers),
+            *(signs[at] for _, signs in columns),
         )
     console.print(table)
 

@@ -2,9 +2,10 @@
 
 open_clip repairs every text with ftfy, which makes full-width marks ASCII, and takes ASCII punctuation out of the texts
 of SigLIP's models: of Chinese little punctuation is left. The authors of some models feed it otherwise, and those of
-NLLB-CLIP say in which script it is, where clip_benchmark says Traditional of all `zh`. `data/text_handling.json` has
-them, each with the tokenizer of transformers whose ids theirs are. Of all other models open_clip's handling is the
-authors' own, as of those that were trained with it, or theirs is not known here: there is one handling then.
+NLLB-CLIP say in which script it is. (clip_benchmark means to say Traditional of all `zh`, with a call that transformers
+undoes before each text: it is taken for English.) `data/text_handling.json` has them, each with the tokenizer of
+transformers whose ids theirs are. Of all other models open_clip's handling is the authors' own, as of those that were
+trained with it, or theirs is not known here: there is one handling then.
 """
 
 from __future__ import annotations
@@ -101,9 +102,14 @@ class AuthorsTokenizer:
                 raise ZhclipError(f"the tokenizer in {own.name_or_path} has no token {self._code}: fetch it again")
 
     def __call__(self, texts: str | Sequence[str], *args, **kwargs):
-        if self._code is not None:  # each time: clip_benchmark sets its own for all who share the tokenizer
-            self._tokenizer.tokenizer.set_src_lang_special_tokens(self._code)
-        return self._tokenizer(texts, *args, **kwargs)
+        if self._code is None:
+            return self._tokenizer(texts, *args, **kwargs)
+        own = self._tokenizer.tokenizer
+        before, own.src_lang = own.src_lang, self._code
+        try:
+            return self._tokenizer(texts, *args, **kwargs)
+        finally:
+            own.src_lang = before  # others share it
 
     def __getattr__(self, name: str):
         if name.startswith("__") or name == "_tokenizer":  # while it is being unpickled there is none yet

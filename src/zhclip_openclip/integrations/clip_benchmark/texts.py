@@ -29,9 +29,11 @@ def handled(model_type: str, model_name: str, model, tokenizer):
     if handling is None or asked == HOST:
         running.text_handling = {"text_handling": HOST}
         return tokenizer
-    running.text_handling = {"text_handling": AUTHORS, "text_handling_note": f"{handling.name}: {handling.told}"}
-    evaluation.say(f"texts reach {model_name} {handling.told} ({text_handling.OPTION} {HOST} for open_clip's way)")
-    return text_handling.AuthorsTokenizer(tokenizer, handling, _language(running.args) if chinese else "")
+    language = _language(running.args) if chinese else ""
+    told = " ".join(filter(None, (handling.told, handling.languages.get(language))))
+    running.text_handling = {"text_handling": AUTHORS, "text_handling_note": f"{handling.name}: {told}"}
+    evaluation.say(f"texts reach {model_name} {told} ({text_handling.OPTION} {HOST} for open_clip's way)")
+    return text_handling.AuthorsTokenizer(tokenizer, handling, language)
 
 
 def _language(args) -> str:
