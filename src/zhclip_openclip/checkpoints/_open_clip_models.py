@@ -92,14 +92,9 @@ def files(name: str, tag: str) -> list[Path]:
     if described.get("file"):
         path = Path(described["file"])
         return [path] if path.is_file() else []
-    repo, candidates = _on_hub(name, tag)
-    if repo:
-        hits = (try_to_load_from_cache(repo, file) for file in candidates)
-        return [Path(hit) for hit in hits if isinstance(hit, str)][:1]
-    if not described.get("url"):
-        return []
-    path = Path("~/.cache/clip").expanduser() / described["url"].rsplit("/", 1)[-1]
-    return [path] if path.is_file() else []
+    repo, candidates = _on_hub(name, tag)  # every tag of open_clip 3.3 is there; an address alone may be fetched again
+    hits = (try_to_load_from_cache(repo, file) for file in candidates)
+    return [Path(hit) for hit in hits if isinstance(hit, str)][:1]
 
 
 def _on_hub(name: str, tag: str) -> tuple[str, list[str]]:
