@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,3 +151,26 @@ def test_the_choices():
         text_handling.check(choice)
     with pytest.raises(ZhclipError, match="^--text-handling raw: there are authors .* and host"):
         text_handling.check("raw")
+
+
+def test_the_page_shows_what_is_done():
+    """docs/multilingual.md: its example under each handling, and its numbers."""
+    import re
+
+    import open_clip
+    from open_clip.tokenizer import get_clean_fn
+
+    from zhclip_openclip.checkpoints import _open_clip_models
+
+    page = (Path(__file__).parents[2] / "docs" / "multilingual.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ?(.*) \| `(.*)` \|$", page, re.MULTILINE)
+    (_, text), *shown = [(what, example) for what, example in rows if "警车" in example]
+    cleaned = {
+        "open_clip, for MetaCLIP 2 and XLM-R": get_clean_fn("whitespace")(text),
+        "open_clip, for SigLIP and SigLIP 2": get_clean_fn("canonicalize")(text),
+        "the authors of SigLIP 2": text_handling.CLEANING["lower"](text),
+    }
+    assert {what: example for what, example in shown if example != "as it is"} == cleaned
+    assert f"`multilingual` is {len(collections()['multilingual'])} of them" in page
+    twins = [pair for pair in open_clip.list_pretrained() if _open_clip_models.with_its_activation(*pair) != pair[0]]
+    assert f"with {len(twins)} pairs of a model and a tag" in " ".join(page.split())
