@@ -13,6 +13,7 @@ from open_clip.tokenizer import HFTokenizer
 from tests.support import small_tokenizers
 from tests.support.small_tokenizers import TEXTS
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.families import find
 from zhclip_openclip.families.collections import collections
 from zhclip_openclip.towers import text_handling
 from zhclip_openclip.towers.text_handling import AuthorsTokenizer, of_authors
@@ -133,6 +134,20 @@ def test_of_each_multilingual_model_it_is_known_whether_there_are_two_ways():
     """LAION's and DataComp's were trained with open_clip, whose cleaning is their authors' then."""
     one_way = {model for model, _ in collections()["multilingual"] if of_authors(model) is None}
     assert one_way == {"xlm-roberta-base-ViT-B-32", "xlm-roberta-large-ViT-H-14", "ViT-L-14", "ViT-B-16"}
+
+
+def test_of_every_model_with_a_tokenizer_of_its_own_it_is_decided():
+    """A model that a later open_clip adds, with another tokenizer than CLIP's, trips this: how do its authors do it?"""
+    import open_clip
+
+    own = {
+        model
+        for model, _ in open_clip.list_pretrained()
+        if open_clip.get_model_config(model)["text_cfg"].get("hf_tokenizer_name") and find(model) is None
+    }
+    english = {model for model in own if "CLIPA" in model or model == "roberta-ViT-B-32"}
+    laion = {"xlm-roberta-base-ViT-B-32", "xlm-roberta-large-ViT-H-14"}
+    assert {model for model in own if of_authors(model) is None} == english | laion
 
 
 def test_laions_texts_are_open_clips(folders):

@@ -203,3 +203,20 @@ def test_a_reproduction(somebodys, tmp_path):
 def test_an_unknown_handling_of_a_reproduction(tmp_path):
     found = reproduction.one(tmp_path, "--text-handling", "raw")
     assert isinstance(found.exception, ZhclipError) and "there are authors" in str(found.exception)
+
+
+def test_weights_that_cannot_be_loaded_are_tried_once(somebodys, tmp_path, monkeypatch):
+    import open_clip
+
+    tried = []
+    create = open_clip.create_model_and_transforms
+    monkeypatch.setattr(
+        open_clip, "create_model_and_transforms", lambda *args, **kwargs: tried.append(args) or create(*args, **kwargs)
+    )
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    found = reproduction.zhclip(
+        *("--models", f"{NAME},{tmp_path / 'broken.pt'}", "--datasets", "digits,digits-retrieval"),
+        *("--output", tmp_path / "results", "--no-report", "--num-workers", "0"),
+    )
+    assert found.exit_code == 1 and "2 of 2 cells failed" in found.output
+    assert "broken.pt cannot be loaded" in " ".join(found.output.split()) and len(tried) == 1
