@@ -79,6 +79,43 @@ def test_captions_are_chinese_whatever_the_language(evaluate):
     assert zh["text_handling"] == none["text_handling"] == "authors" and torch.equal(ids, same)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "language", "script"),
+    [
+        ("cifar10", "zh", "zh"),
+        ("cifar10", "zho_Hant", "zh_Hant"),
+        ("crossmodal3600", "cn", "zh"),
+        ("flickr30k-200", "zho_Hant", "zh_Hant"),
+        ("muge", "zh_Hant", "zh"),  # its captions are what they are
+        ("wds/coco-cn", "en", "zh"),
+        ("cifar10", "en", None),
+        ("crossmodal3600", "ja", None),
+    ],
+)
+def test_the_script_of_an_evaluation(dataset, language, script):
+    """Which language NLLB-CLIP is told; None where open_clip's own tokenizer is taken, the very object."""
+    from argparse import Namespace
+
+    from zhclip_openclip.integrations.clip_benchmark import options, texts
+    from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running
+    from zhclip_openclip.towers import text_handling
+
+    class Tokenizer:
+        clean_fn = str.lower
+
+    tokenizer, told = Tokenizer(), []
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running(
+            Evaluation(Namespace(dataset=dataset, language=language, verbose=False), options.defaults(), Output(""))
+        ) as _,
+    ):
+        patch.setattr(text_handling, "AuthorsTokenizer", lambda own, handling, script: told.append(script))
+        made = texts.handled("open_clip", "nllb-clip-base", object(), tokenizer)
+        assert texts.handled("ja_clip", "nllb-clip-base", object(), tokenizer) is tokenizer
+    assert told == ([script] if script else []) and (script or made is tokenizer)
+
+
 def test_two_handlings_have_two_files(evaluate, tmp_path):
     for words in ((), ("--text-handling", "authors"), ("--text-handling", "host")):
         evaluate("--dataset", "digits", "--language", "zh", *words, output=False)

@@ -79,6 +79,22 @@ def check(choice: str | None) -> None:
         )
 
 
+def chosen(model: str, tokenizer: Any, language: str, choice: str = AUTHORS) -> tuple[Any, dict[str, str]]:
+    """The tokenizer that feeds texts to a model of open_clip's own, and what a result says of it.
+
+    model: as open_clip takes it. tokenizer: its own. language: 'zh' or 'zh_Hant', '' for another. choice: of `CHOICES`;
+    where there is one way alone it is open_clip's, and said to be.
+
+    Raises ZhclipError: as `AuthorsTokenizer`.
+    """
+    handling = of_authors(model, tokenizer)
+    if handling is None or choice == HOST:
+        return tokenizer, {"text_handling": HOST}
+    told = " ".join(filter(None, (handling.told, handling.languages.get(language))))
+    described = {"text_handling": AUTHORS, "text_handling_note": f"{handling.name}: {told}"}
+    return AuthorsTokenizer(tokenizer, handling, language), described
+
+
 class AuthorsTokenizer:
     """A tokenizer of open_clip's that is fed as the authors feed it; all else is the tokenizer that it stands for.
 

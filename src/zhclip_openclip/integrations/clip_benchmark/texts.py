@@ -5,7 +5,7 @@ from __future__ import annotations
 from zhclip_openclip.integrations.clip_benchmark import checks, evaluation
 from zhclip_openclip.prompts import languages
 from zhclip_openclip.towers import text_handling
-from zhclip_openclip.towers.text_handling import AUTHORS, HOST
+from zhclip_openclip.towers.text_handling import AUTHORS, HOST, OPTION
 
 
 def handled(model_type: str, model_name: str, model, tokenizer):
@@ -23,20 +23,18 @@ def handled(model_type: str, model_name: str, model, tokenizer):
         return tokenizer
     if getattr(model, "zhclip_model", None) is not None:
         if asked == HOST:
-            evaluation.say(f"{text_handling.OPTION} {HOST}: {model_name} has its authors' tokenizer alone")
-        return tokenizer
-    handling = text_handling.of_authors(model_name, tokenizer)
-    if handling is None or asked == HOST:
-        running.text_handling = {"text_handling": HOST}
+            evaluation.say(f"{OPTION} {HOST}: {model_name} has its authors' tokenizer alone")
         return tokenizer
     language = _language(running.args) if chinese else ""
-    told = " ".join(filter(None, (handling.told, handling.languages.get(language))))
-    running.text_handling = {"text_handling": AUTHORS, "text_handling_note": f"{handling.name}: {told}"}
-    evaluation.say(f"texts reach {model_name} {told} ({text_handling.OPTION} {HOST} for open_clip's way)")
-    return text_handling.AuthorsTokenizer(tokenizer, handling, language)
+    tokenizer, running.text_handling = text_handling.chosen(model_name, tokenizer, language, asked or AUTHORS)
+    if note := running.text_handling.get("text_handling_note"):
+        evaluation.say(f"texts reach {model_name} as its authors feed them ({note}); not so with {OPTION} {HOST}")
+    return tokenizer
 
 
 def _language(args) -> str:
     """`zh` or `zh_Hant`. The captions of the Chinese retrieval sets are simplified, whatever --language says."""
+    if checks.is_our_retrieval(args.dataset):
+        return languages.SIMPLIFIED
     language = languages.normalise(args.language)
     return language if language == languages.TRADITIONAL else languages.SIMPLIFIED
