@@ -13,7 +13,7 @@ from tests.support import reproduction
 from tests.support.reduced import load_script
 from zhclip_openclip._errors import CheckpointError, ZhclipError
 from zhclip_openclip.checkpoints import _open_clip_models
-from zhclip_openclip.families.collections import collections
+from zhclip_openclip.families._collections import collections
 from zhclip_openclip.reproduction import _cost
 from zhclip_openclip.reproduction.plan import Options, make_plan
 from zhclip_openclip.reproduction.run import arguments

@@ -14,7 +14,7 @@ from tests.support import small_tokenizers
 from tests.support.small_tokenizers import TEXTS
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.families import find
-from zhclip_openclip.families.collections import collections
+from zhclip_openclip.families._collections import collections
 from zhclip_openclip.towers import text_handling
 from zhclip_openclip.towers.text_handling import AuthorsTokenizer, of_authors
 

@@ -83,7 +83,7 @@ def _models(names: str | None) -> list[str] | None:
         return None
     from zhclip_openclip import families
     from zhclip_openclip.checkpoints import _open_clip_models
-    from zhclip_openclip.families.collections import collections
+    from zhclip_openclip.families._collections import collections
     from zhclip_openclip.report.runs import is_checkpoint_file
 
     host = _open_clip_models.facts()
@@ -103,7 +103,7 @@ def _models(names: str | None) -> list[str] | None:
 def _is_model(name: str, host: Iterable[str]) -> bool:
     """Whether it is a model or collection, and no tag. host: the names of open_clip's own."""
     from zhclip_openclip import families
-    from zhclip_openclip.families.collections import collections
+    from zhclip_openclip.families._collections import collections
 
     return families.find(name) is not None or name in host or name in collections()
 

@@ -14,7 +14,7 @@ from zhclip_openclip._errors import CheckpointError, ZhclipError
 from zhclip_openclip.checkpoints import _files, _load, _open_clip_models, _read
 from zhclip_openclip.checkpoints._resolve import clean_tag
 from zhclip_openclip.families import Model, all_names, find
-from zhclip_openclip.families.collections import SYSTEMS
+from zhclip_openclip.families._collections import SYSTEMS
 from zhclip_openclip.towers import text_handling
 
 _BYTES_A_PARAMETER = 4  # nearly all published files are fp32

@@ -6,7 +6,7 @@ from zhclip_openclip import features
 from zhclip_openclip._errors import CheckpointError, ZhclipError, one_line
 from zhclip_openclip.checkpoints import _open_clip_models
 from zhclip_openclip.families import all_families, all_names, find
-from zhclip_openclip.families.collections import SYSTEMS, collections
+from zhclip_openclip.families._collections import SYSTEMS, collections
 from zhclip_openclip.integrations.clip_benchmark import texts
 
 #: clip_benchmark's own default of --pretrained.
@@ -61,7 +61,7 @@ def default_tag(name: str) -> str:
 
 
 def add_collections(collection: dict) -> None:
-    """Add a collection for each of our model names, each family, and those of `families.collections`: the six systems
+    """Add a collection for each of our model names, each family, and those of `families._collections`: the six systems
     of the published comparison, and open_clip's own models that know Chinese."""
     ours = set(all_names())
     # `openclip_all` is made from open_clip.list_pretrained(), which lists ours too.
