@@ -24,7 +24,8 @@ INTRODUCTION = """\
 
 Every name works wherever open_clip takes a model name, with the tags of its row as `pretrained`; the first tag is the
 default of `clip_benchmark eval --model NAME`. An alias means the model that it stands for. Weights are fetched from the
-repository of the tag; where the image tower is published apart, from both, and each file once.
+repository of the tag; where the image tower is published apart, from both, and each file once. Models of open_clip's
+own that know Chinese stand beside these in every table: [multilingual.md](multilingual.md).
 """
 
 

@@ -215,7 +215,11 @@ def test_checkpoints_are_known_by_their_content(tmp_path):
     [
         (["zhclp"], ZhclipError, "did you mean zhclip"),
         (["cnclip,no_such_tag"], CheckpointError, "neither a tag of cnclip-vit-l-14 .*ofa_sys"),
-        (["zhclip,thu_ml,thu_ml"], ZhclipError, "thu_ml is not a model"),
+        (
+            ["zhclip,thu_ml,thu_ml"],
+            ZhclipError,
+            "thu_ml is a model neither of this package nor of open_clip, and no collection",
+        ),
         (["cnclip,cnclip-vit-b-61"], CheckpointError, "did you mean cnclip-vit-b-16"),
     ],
 )

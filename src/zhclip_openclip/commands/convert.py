@@ -42,7 +42,9 @@ def convert(
     options = Options(precision, raw, opset, check_data, result, output.name)
     form, found = _formats.find(format), find(model)
     if found is None:
-        raise ExportError(f"there is no model {model!r}: see `zhclip models`")
+        raise ExportError(
+            f"there is no model {model!r} in this package, and others are not converted: see `zhclip models`"
+        )
     refuse_taken(output, force)
     _formats.prepare(form, *found, options)
     loaded = _source.load(source, model)

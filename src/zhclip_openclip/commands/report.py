@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,9 @@ def report(
     published: Annotated[
         list[Path] | None, typer.Option(help="Other people's figures, see docs/reports.md; may be repeated.")
     ] = None,
-    models: Annotated[str | None, typer.Option(help="Show these only, with commas between; aliases will do.")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Show these only, with commas between: names, aliases, collections.")
+    ] = None,
     datasets: Annotated[str | None, typer.Option(help="Show these only, with commas between.")] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 9999,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
@@ -44,8 +47,8 @@ def report(
         made = build(
             results,
             published or (),
-            _split(models),
-            _split(datasets),
+            _models(models),
+            _names(datasets),
             resamples,
             seed,
             links_from=output.parent if output else None,
@@ -67,21 +70,42 @@ def report(
         raise ZhclipError("no result could be read; what is shown is what is published")
 
 
-def _split(names: str | None) -> list[str] | None:
-    """Names between commas; a tag or checkpoint stays with its model, as in `cnclip-vit-l-14,qa_clip`."""
-    if names is None:
+def _names(names: str | None) -> list[str] | None:
+    """Names between commas."""
+    return None if names is None else [name for part in names.split(",") if (name := part.strip())]
+
+
+def _models(names: str | None) -> list[str] | None:
+    """Names between commas; a tag or checkpoint stays with its model, as in `cnclip-vit-l-14,qa_clip`. A collection is
+    the models in it."""
+    parts = _names(names)
+    if parts is None:
         return None
     from zhclip_openclip import families
+    from zhclip_openclip.checkpoints import _open_clip_models
+    from zhclip_openclip.families._collections import collections
     from zhclip_openclip.report.runs import is_checkpoint_file
 
+    host = _open_clip_models.facts()
     found: list[str] = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
+    for name in parts:
         model = families.find(found[-1]) if found else None
-        if model is not None and (name in model[1].tags or is_checkpoint_file(name)):
+        of_host = bool(found) and found[-1] in host and not _is_model(name, host)
+        if of_host or model is not None and (name in model[1].tags or is_checkpoint_file(name)):
             found[-1] += f",{name}"
+        elif name in collections():
+            found += [f"{one},{tag}" if tag else one for one, tag in collections()[name]]
         else:
             found.append(name)
     return found
+
+
+def _is_model(name: str, host: Iterable[str]) -> bool:
+    """Whether it is a model or collection, and no tag. host: the names of open_clip's own."""
+    from zhclip_openclip import families
+    from zhclip_openclip.families._collections import collections
+
+    return families.find(name) is not None or name in host or name in collections()
 
 
 def _spare_inputs(output: Path | None, inputs: list[Path]) -> None:

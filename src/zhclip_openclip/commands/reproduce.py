@@ -31,7 +31,8 @@ def reproduce(
         list[str] | None,
         typer.Option(
             help="Names, separated by commas or one option each; after a name its tag, or a checkpoint: "
-            "zhclip,cnclip,epoch_latest.pt. By default the six systems of the published tables."
+            "zhclip,cnclip,epoch_latest.pt. Also models of open_clip's own, ViT-B-16-SigLIP2,webli, and collections: "
+            "multilingual,chinese_clip. By default the six systems of the published tables, chinese_clip."
         ),
     ] = None,
     datasets: Annotated[
@@ -47,6 +48,13 @@ def reproduce(
         Path | None, typer.Option(help="The results folder; by default zhclip-results, zhclip-demo for the demo.")
     ] = None,
     templates: Annotated[str, typer.Option(help="zh, cn_clip, openai80, name, or a file.")] = "zh",
+    text_handling: Annotated[
+        str,
+        typer.Option(
+            help="Of models that are not of this package: authors (Chinese reaches them as their authors feed it) or "
+            "host (as open_clip and clip_benchmark do). docs/multilingual.md"
+        ),
+    ] = "authors",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
     num_workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read images; by default one a core, 8 at most.")
@@ -86,7 +94,7 @@ def reproduce(
         _go_offline()
         models, datasets = [_DEMO_MODELS], [_DEMO_DATASETS]
     output = output or Path("zhclip-demo" if offline_demo else "zhclip-results")
-    options = Options(batch_size, num_workers, not no_amp, skip_bad_images, galleries)
+    options = Options(batch_size, num_workers, not no_amp, skip_bad_images, galleries, text_handling)
     with _looking(console, as_json):
         plan = make_plan(
             models or [],

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from zhclip_openclip import families
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.checkpoints import _open_clip_models
 from zhclip_openclip.prompts import registry
 from zhclip_openclip.report import _names
 from zhclip_openclip.report._model import Column
 from zhclip_openclip.report.published import ModelKey, Source
-from zhclip_openclip.report.runs import CLASSIFICATION, RETRIEVAL, Results, checkpoint, tags, variant
+from zhclip_openclip.report.runs import CLASSIFICATION, RETRIEVAL, Results, checkpoint, handling_of, tags, variant
 
 #: (task, data set)
 Benchmark = tuple[str, str]
@@ -100,8 +101,8 @@ class Layout:
         for family in families.all_families().values():
             known |= {(model.name, tag) for model in family.models for tag in ("", *model.tags)}
         key = _names.model_and_tag(spelling)
-        if key not in known:
-            names = sorted({*families.all_names(), *(name for name, _ in known)})
+        if key not in known and key[0] not in _open_clip_models.facts():
+            names = sorted({*families.all_names(), *_open_clip_models.facts(), *(name for name, _ in known)})
             raise ZhclipError(f"--models {spelling}: no such model; {_names.suggest(key[0], names)}")
         return key
 
@@ -219,7 +220,7 @@ class Layout:
             for key, title in source.models.items():
                 if not _publishes(source, key, columns):
                     continue
-                mine = [group for group in ran if _closest(source, group) == key]
+                mine = [group for group in ran if _closest(source, group) == key and self._same_text(source, group)]
                 mine.sort(key=lambda group: bool(group.variant(key)))
                 unrun = not mine or mine[0].variant(key)
                 wanted = self._is_asked(key) or ((asked or source is always) and self._is_shown(*key))
@@ -232,6 +233,11 @@ class Layout:
                 key = group.model, group.checkpoint
                 rows.append(PlannedRow(group.model, self._title(key), group, None, key))
         return rows
+
+    def _same_text(self, source: Source, group: Group) -> bool:
+        """Whether Chinese text has reached the model as in the publication, as far as both say."""
+        told = {handling_of(self.read.runs[index]) for index in group.cells.values()} - {""}
+        return not source.text_handling or told <= {source.text_handling}
 
     def _is_asked(self, key: ModelKey) -> bool:
         return self.models is not None and key in self.models

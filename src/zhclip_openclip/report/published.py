@@ -18,10 +18,11 @@ from zhclip_openclip._reading import reading
 from zhclip_openclip.report import _names
 from zhclip_openclip.report._model import Problem
 from zhclip_openclip.report.result_json import Unusable, read_value, shown
+from zhclip_openclip.towers import text_handling
 
 FORMAT_VERSION = 1
 _FORM = "docs/reports.md has the form"
-_KEYS = {"format", "source", "url", "note", "decimals", "models", "datasets"}
+_KEYS = {"format", "source", "url", "note", "decimals", "text_handling", "models", "datasets"}
 _DATASET_KEYS = {"title", "title_zh", "split", "note", "metrics", "values"}
 #: (model, tag), as `_names.model_and_tag` spells it.
 ModelKey = tuple[str, str]
@@ -33,7 +34,8 @@ class Source:
 
     key: short name (the file's). text: where they are from, for people. decimals: how many they are rounded to.
     models: title of each model as published, in that order. values: (data set, metric) -> model -> percent.
-    titles: English and Chinese title of the data sets that are not ours.
+    titles: English and Chinese title of the data sets that are not ours. text_handling: how Chinese text had reached
+    the models, as `towers.text_handling` has it; '' where that is not known.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Source:
     models: dict[ModelKey, str] = field(default_factory=dict)
     values: dict[tuple[str, str], dict[ModelKey, float]] = field(default_factory=dict)
     titles: dict[str, tuple[str, str]] = field(default_factory=dict)
+    text_handling: str = ""
 
     def value(self, model: ModelKey, dataset: str, metric: str) -> float | None:
         return self.values.get((dataset, metric), {}).get(model)
@@ -110,6 +113,11 @@ class _Reader:
             self.wrong("decimals", f"is {repr(decimals)[:60]}", "say how many the figures are rounded to, such as 2")
             return None
         source = Source(self.path.stem, self.text_of(described), decimals)
+        source.text_handling = described.get("text_handling") or ""
+        if source.text_handling not in ("", *text_handling.CHOICES):
+            way_out = f"write {' or '.join(text_handling.CHOICES)}, or leave it out"
+            self.wrong("text_handling", f"is {shown(source.text_handling)}", way_out)
+            source.text_handling = ""
         self.models(described.get("models", {}), source)
         for spelling, entry in described["datasets"].items():
             self.dataset(spelling, entry, source)

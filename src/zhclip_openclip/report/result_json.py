@@ -37,6 +37,7 @@ _OURS = {
     "prompts_version",
     "english_classes",
     "skipped_images",
+    "text_handling",
 }
 
 

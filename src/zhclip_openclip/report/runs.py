@@ -24,7 +24,9 @@ from zhclip_openclip.report import _names, statistics
 from zhclip_openclip.report._model import Problem, Run
 from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, named, read_result, versions_of
 from zhclip_openclip.report.statistics import Labels, Outcomes, Ranks, Scores
+from zhclip_openclip.towers import text_handling
 
+_CHINESE = (languages.SIMPLIFIED, languages.TRADITIONAL)
 CLASSIFICATION, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
 #: Two values of one metric are the same up to here: clip_benchmark rounds recall to float32, the others differ in the
 #: order of a sum.
@@ -243,7 +245,7 @@ def is_checkpoint_file(pretrained: str) -> bool:
 def variant(run: Run) -> tuple[str, ...]:
     """What else tells a run from the one that published figures are compared with: another language than Chinese,
     another template set than `zh`, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
-    than the one that is scored."""
+    than the one that is scored, open_clip's handling of the text where the model's authors have another."""
     from zhclip_openclip.datasets import retrieval
 
     parts = []
@@ -262,7 +264,22 @@ def variant(run: Run) -> tuple[str, ...]:
         parts.append("elevater")
     if run.facts.get("split") not in (None, split):
         parts.append(f"split {run.facts['split']}")
+    if (handling := handling_of(run)) == text_handling.HOST:
+        parts.append(f"text handling {handling}")
     return tuple(parts)
+
+
+def handling_of(run: Run) -> str:
+    """How Chinese text has reached the model: 'authors' or 'host'; '' where there is one way alone.
+
+    A result that does not say was made without this package, by open_clip's own way.
+    """
+    told = run.facts.get("text_handling")
+    if families.find(run.model) is not None or text_handling.of_authors(run.model) is None:
+        # A name may say nothing of a model of the hub, whose tokenizer did.
+        return told if told == text_handling.AUTHORS else ""
+    chinese = _names.is_retrieval(run.dataset) or _language(run.language) in _CHINESE
+    return (told or text_handling.HOST) if chinese or told else ""
 
 
 def older_version(run: Run) -> int | None:

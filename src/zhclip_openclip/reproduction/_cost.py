@@ -2,6 +2,7 @@
 
     image    floating-point operations of the image tower for one image, counted by PyTorch on the meta device
     text     2 x 16 tokens x parameters of the text tower's layers: a Chinese caption has about 16 tokens
+    both     of a model of open_clip's own as measured once (`benchmarks/open_clip_facts.py`), its texts of full length
     machine  a matrix product of a second or less, in the precision that the evaluation will use
     reading  one JPEG of 500 x 375 pixels, decoded and made smaller, by one process
 
@@ -18,7 +19,8 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
-from zhclip_openclip.checkpoints import _load
+from zhclip_openclip.checkpoints import _load, _open_clip_models
+from zhclip_openclip.families import find
 
 _TOKENS = 16
 _SHARE = {"cpu": 0.8, "cuda": 0.4}
@@ -86,7 +88,9 @@ def _reading() -> float:
 
 @cache
 def image_operations(model: str) -> int:
-    """Of one image, for a model name of ours."""
+    """Of one image, for the name of a model of ours or of open_clip's own; 0 for a newer one of the latter."""
+    if find(model) is None:
+        return _open_clip_models.facts().get(model, {}).get("image_operations", 0)
     import open_clip
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -106,7 +110,9 @@ def image_operations(model: str) -> int:
 
 
 def text_operations(model: str) -> float:
-    """Of one text, for a model name of ours; 0 where its sizes are not known (a family from elsewhere)."""
+    """Of one text, likewise; 0 where its sizes are not known (a family from elsewhere)."""
+    if find(model) is None:
+        return _open_clip_models.facts().get(model, {}).get("text_operations", 0)
     tower = _load.model_facts().get(model, {}).get("text_tower")
     if not tower:
         return 0.0

@@ -23,6 +23,7 @@ _CALLED = {
     "pictures": "content of the pictures",
     "prompts": "set of class names and templates",
     "weights": "file of weights",
+    "text_handling": "text handling",
 }
 #: Packages whose versions can change figures.
 _VERSIONS = ("zhclip-openclip", "open_clip_torch", "clip_benchmark", "torch", "transformers")

@@ -24,6 +24,8 @@ from zhclip_openclip.prompts._files import find as find_file
 from zhclip_openclip.reproduction import _cost
 from zhclip_openclip.reproduction.finished import state_of
 from zhclip_openclip.reproduction.weights import Weights, read_models
+from zhclip_openclip.towers import text_handling
+from zhclip_openclip.towers.text_handling import AUTHORS, HOST
 
 #: Bytes of a cell's name: suffixes and what makes a temporary name of it come to it, and file systems take 255.
 _NAME_BYTES = 180
@@ -60,6 +62,8 @@ class Cell:
             given = Path(self.templates)
             named = template_sets.is_ours(self.templates)
             parts.append(self.templates if named else f"{given.stem}-{_short(str(given.expanduser().resolve()))}")
+        if self.text_handling == HOST:
+            parts.append(f"text-{HOST}")
         name = re.sub(r"[^\w.@+-]", "-", "_".join(parts))
         if len(name.encode("utf-8")) <= _NAME_BYTES:
             return name
@@ -70,7 +74,13 @@ class Cell:
         """What it is called on a terminal."""
         with_templates = f" ({self.templates})" if self.templates and self.templates != template_sets.DEFAULT else ""
         model = f"{self.weights.model} ({printable(self.apart)})" if self.apart else self.weights.model
-        return f"{model} on {self.entry.name}{printable(with_templates)}"
+        with_text = f" (text handling {HOST})" if self.text_handling == HOST else ""
+        return f"{model} on {self.entry.name}{printable(with_templates)}{with_text}"
+
+    @property
+    def text_handling(self) -> str | None:
+        """How Chinese text reaches the model, one of `text_handling.CHOICES`; None where there is one way alone."""
+        return self.options.text_handling if self.weights.has_two_handlings else None
 
     def identity(self) -> dict[str, Any]:
         """What makes a result the result of this cell, but for `contents`; the same words give the same numbers."""
@@ -91,6 +101,7 @@ class Cell:
             "prompts_version": template_sets.later_version(self.templates, spelling or self.entry.name),
             "amp": self.options.amp,
             "skip_bad_images": self.options.skip_bad_images,
+            "text_handling": self.text_handling,
         }
 
     def contents(self) -> dict[str, Content | None]:
@@ -117,13 +128,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Options:
-    """What an evaluation is run with. workers: processes that read images; None for as many as make sense."""
+    """What an evaluation is run with. workers: processes that read images; None for as many as make sense.
+    text_handling: of models that are not ours, as `towers.text_handling` has it."""
 
     batch_size: int = 64
     workers: int | None = None
     amp: bool = True
     skip_bad_images: bool = False
     galleries: bool = True
+    text_handling: str = AUTHORS
 
 
 @dataclass
@@ -170,6 +183,7 @@ class Plan:
                     "pretrained": cell.weights.pretrained,
                     "dataset": cell.entry.name,
                     "templates": cell.templates,
+                    "text_handling": cell.text_handling,
                     "state": cell.state,
                     "note": cell.note,
                     "read_as": getattr(cell.data, "spelling", None),
@@ -224,9 +238,10 @@ def make_plan(
     data sets of the published tables. template_set: for class lists. more_templates: further template sets by data set.
     timed: measure this machine, for about how long it takes.
 
-    Raises ZhclipError: an unknown model, tag, data set or template set.
+    Raises ZhclipError: an unknown model, tag, data set, template set or text handling.
     """
     options = options or Options()
+    text_handling.check(options.text_handling)
     if not template_sets.is_ours(template_set):
         find_file(template_set, "--templates")
     weights = read_models(models)

@@ -27,6 +27,7 @@ from zhclip_openclip.reproduction._streams import Streams
 from zhclip_openclip.reproduction.finished import state_of
 from zhclip_openclip.reproduction.plan import Cell, Plan, workers_for
 from zhclip_openclip.reproduction.weights import Weights
+from zhclip_openclip.towers import text_handling
 
 PARTS, LOGS, FEATURES, REPORT = ".part", "logs", "features", "report.html"
 #: Seconds that are waited at the end for cells that another run is at, between two looks, and for another report.
@@ -183,6 +184,8 @@ def arguments(cell: Cell, made: Path) -> list[str]:
         words.append("--no_amp")
     if options.skip_bad_images:
         words.append("--skip-bad-images")
+    if cell.text_handling:
+        words += [text_handling.OPTION, cell.text_handling]
     return words
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from zhclip_openclip.reproduction.weights import Weights
 
 _WORDS = "to run", "finished", "no data"
+_SIGNS = {"run": "[bold cyan]●[/]", "finished": "[green]✓[/]", "missing": "[dim]–[/]"}
+#: Of the columns before those of the models, in characters.
+_WIDTH = 52
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -54,32 +57,14 @@ def _show_models(plan: Plan, console: Console) -> None:
 
 
 def _show_cells(plan: Plan, console: Console) -> None:
-    from rich.table import Table
-
-    signs = {"run": "[bold cyan]●[/]", "finished": "[green]✓[/]", "missing": "[dim]–[/]"}
-    columns = _columns(plan)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("data set", no_wrap=True)
-    table.add_column("images", justify="right", no_wrap=True)
-    table.add_column("read as", overflow="fold")
-    for number in range(1, len(columns) + 1):
-        table.add_column(str(number), justify="center", no_wrap=True)
-    for entry in plan.datasets:
-        cells = [cell for cell in plan.cells if cell.entry == entry]
-        found = next((cell.data for cell in cells if hasattr(cell.data, "spelling")), None)
-        by_column = {(cell.weights, cell.templates): signs[cell.state] for cell in cells}
-        firsts = {weights: columns.index((weights, templates)) for weights, templates in reversed(columns)}
-        for cell in cells:  # retrieval has no templates: it stands in the first column of its model
-            if not cell.templates:
-                by_column[columns[firsts[cell.weights]]] = signs[cell.state]
-        table.add_row(
-            literal(entry.name),
-            "?" if (images := (found or entry).images) is None else f"{images:,}",
-            _read_as(found) if found else "",
-            *(by_column.get(column, "") for column in columns),
-        )
-    console.print(table)
-    console.print("  ".join(f"{sign} {word}" for sign, word in zip(signs.values(), _WORDS, strict=True)))
+    columns = _signs(plan)
+    fit = max(4, (console.width - _WIDTH) // 4)
+    titled = [(str(number), signs) for number, signs in enumerate(columns, 1)]
+    if len(columns) > fit:  # a whole field: neighbours with the same signs are one column
+        fit, titled = max(4, (console.width - _WIDTH) // 7), _merged(columns)
+    for first in range(0, len(titled), fit):
+        _show_table(plan, console, titled[first : first + fit])
+    console.print("  ".join(f"{sign} {word}" for sign, word in zip(_SIGNS.values(), _WORDS, strict=True)))
     notes: dict[str, list[str]] = {}
     for cell in plan.cells:
         if cell.note and cell.state != "missing":
@@ -89,6 +74,49 @@ def _show_cells(plan: Plan, console: Console) -> None:
             told += [cell.entry.name] if cell.entry.name not in told else []
     for note, titles in notes.items():
         console.print(f"[yellow]{literal(shorten(titles))}[/]: {literal(note)}", soft_wrap=True)
+
+
+def _signs(plan: Plan) -> list[tuple[str, ...]]:
+    """The sign of each data set, for each of the columns."""
+    columns = _columns(plan)
+    firsts = {weights: columns.index((weights, templates)) for weights, templates in reversed(columns)}
+    signs = [dict.fromkeys((entry.name for entry in plan.datasets), "") for _ in columns]
+    for cell in plan.cells:  # retrieval has no templates: it stands in the first column of its model
+        at = columns.index((cell.weights, cell.templates)) if cell.templates else firsts[cell.weights]
+        signs[at][cell.entry.name] = _SIGNS[cell.state]
+    return [tuple(column.values()) for column in signs]
+
+
+def _merged(columns: list[tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Columns with their titles, neighbours that are alike as one: `1-12`."""
+    found: list[tuple[int, int, tuple[str, ...]]] = []
+    for number, signs in enumerate(columns, 1):
+        if found and found[-1][2] == signs:
+            found[-1] = found[-1][0], number, signs
+        else:
+            found.append((number, number, signs))
+    return [(str(first) if first == last else f"{first}-{last}", signs) for first, last, signs in found]
+
+
+def _show_table(plan: Plan, console: Console, columns: list[tuple[str, tuple[str, ...]]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("data set", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
+    table.add_column("read as", overflow="fold")
+    for title, _ in columns:
+        table.add_column(title, justify="center", no_wrap=True)
+    for at, entry in enumerate(plan.datasets):
+        cells = [cell for cell in plan.cells if cell.entry == entry]
+        found = next((cell.data for cell in cells if hasattr(cell.data, "spelling")), None)
+        table.add_row(
+            literal(entry.name),
+            "?" if (images := (found or entry).images) is None else f"{images:,}",
+            _read_as(found) if found else "",
+            *(signs[at] for _, signs in columns),
+        )
+    console.print(table)
 
 
 def _read_as(found: Found) -> str:

@@ -6,23 +6,27 @@ answer. A name that nobody knows is answered where one of ours is meant, or aske
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.checkpoints import _open_clip_models
+from zhclip_openclip.checkpoints._open_clip_models import closest
 from zhclip_openclip.datasets import at_hand, chinese_captions, retrieval
 from zhclip_openclip.families import all_names, find
 from zhclip_openclip.prompts import languages, registry
 from zhclip_openclip.prompts._errors import PromptError
+from zhclip_openclip.towers import text_handling
 
 #: What stands before a name of clip_benchmark's, or of somebody's repository: the rest may be anything.
 _FORMATS = ("wds/", "vtab/", "tfds/", "elevater/", "sugar_crepe/", "babel_imagenet")
 
 
-def concerns_us(args) -> bool:
-    """Whether an evaluation has a model, a data set or a language of ours; any other is clip_benchmark's alone."""
-    return is_our_model(args) or _is_our_dataset(args.dataset) or is_chinese(args.dataset, args.language)
+def concerns_us(args, taken) -> bool:
+    """Whether an evaluation has a model, a data set or a language of ours, or the option that is for other models; any
+    other is clip_benchmark's alone. taken: our options."""
+    ours = is_our_model(args) or _is_our_dataset(args.dataset) or taken.text_handling is not None
+    return ours or is_chinese(args.dataset, args.language)
 
 
 def is_our_model(args) -> bool:
@@ -47,6 +51,12 @@ def is_chinese(dataset: str, language: str) -> bool:
         return languages.is_chinese(language)
     except PromptError:  # it looks like Chinese, and will be told what is
         return True
+
+
+def is_chinese_text(args) -> bool:
+    """Whether Chinese text reaches the model of an evaluation: by its language, or since its captions are Chinese
+    whatever that is."""
+    return is_our_retrieval(args.dataset) or is_chinese(args.dataset, args.language)
 
 
 # ---------------------------------------------------------------- one evaluation
@@ -111,7 +121,7 @@ def _kind(dataset: str) -> str | None:
 def names(base) -> None:
     """Of all models and data sets of a command line, before the first evaluation.
 
-    Raises ZhclipError: one that nobody knows, with the closest names.
+    Raises ZhclipError: one that nobody knows, with the closest names; weights that open_clip's own model does not have.
     """
     from clip_benchmark.datasets.builder import dataset_collection
     from clip_benchmark.model_collection import model_collection
@@ -123,10 +133,16 @@ def names(base) -> None:
     else:
         models = _listed(base.model)
     open_clip = getattr(base, "model_type", "open_clip") == "open_clip"
+    text_handling.check(getattr(getattr(base, "zhclip", None), "text_handling", None))
     asked = any(find(name) for name in models) or any(map(_is_our_dataset, datasets))
     asked = asked or any(is_chinese("", language) for language in _listed(base.language))
     for name in models if open_clip else []:
         _model(name, asked, list(model_collection) if entries else [])
+    pairs = [tuple(entry.split(",", 1)) for entry in entries if "," in entry]
+    if not entries:
+        pairs = [(model, tag) for model in models for tag in _listed(base.pretrained)]
+    for name, tag in pairs if open_clip and asked else []:
+        _tag(name, tag)
     for entry in entries:
         if "," not in entry and entry not in model_collection and find(entry.split(",")[0]) is None and asked:
             raise ZhclipError(f"--pretrained_model {entry} is no collection; it is MODEL,TAG for a single model")
@@ -145,9 +161,17 @@ def _model(name: str, asked: bool, collections: Iterable[str]) -> None:
     if find(name) is not None or ":" in name or name.replace("/", "-") in known or name in collections:
         return
     ours = all_names()
-    close = _close(name, [*ours, *known, *collections])
+    close = closest(name, [*ours, *known, *collections])
     if close and (asked or any(one in ours for one in close)):  # another one may be somebody else's
         raise ZhclipError(f"{name} is a model neither of open_clip nor of this package{_hint(close)}")
+
+
+def _tag(name: str, tag: str) -> None:
+    """Raises ZhclipError: open_clip's own model `name` has no such weights, and there is no such file."""
+    if not tag or ":" in name or os.path.exists(tag) or not _open_clip_models.is_one(name):
+        return
+    if not _open_clip_models.has_tag(name, tag):
+        raise ZhclipError(f"{name} has no weights {tag!r}; {_open_clip_models.told_tags(name, tag)}")
 
 
 def _dataset(name: str, asked: bool, collections: Iterable[str]) -> None:
@@ -155,7 +179,7 @@ def _dataset(name: str, asked: bool, collections: Iterable[str]) -> None:
     if not hosts or name in hosts or name.startswith(_FORMATS) or _is_our_dataset(name):
         return
     ours = ["digits", *retrieval.DATASETS]
-    close = _close(name, [*ours, *at_hand.entries(), *registry.all_datasets(), *collections, *_names_in(hosts)])
+    close = closest(name, [*ours, *at_hand.entries(), *registry.all_datasets(), *collections, *_names_in(hosts)])
     if asked or any(one in ours for one in close):
         raise ZhclipError(f"{name} is a data set neither of clip_benchmark nor of this package{_hint(close)}")
 
@@ -180,14 +204,6 @@ def _is_text(value) -> bool:
 def _names_in(words: Iterable[str]) -> list[str]:
     """Those words that somebody may have meant: clip_benchmark's data sets whose task it knows."""
     return [word for word in words if registry.find(word) is not None or word in chinese_captions.LANGUAGES]
-
-
-def _close(name: str, known: Iterable[str]) -> list[str]:
-    """The closest names, whatever their capitals."""
-    spelt = {}
-    for one in known:
-        spelt.setdefault(one.lower(), one)
-    return [spelt[one] for one in difflib.get_close_matches(name.lower(), spelt, n=3, cutoff=0.6)]
 
 
 def _hint(close: list[str]) -> str:

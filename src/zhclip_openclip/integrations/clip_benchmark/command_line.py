@@ -23,6 +23,7 @@ from zhclip_openclip.integrations.clip_benchmark.result_file import (
     unfinished,
     warn,
 )
+from zhclip_openclip.towers.text_handling import AUTHORS, HOST
 
 #: clip_benchmark's own defaults of --recall_k and --num_workers.
 _DEFAULT_RECALL_K, _DEFAULT_WORKERS = [5], 4
@@ -110,8 +111,8 @@ def run(original):
     """What stands for `clip_benchmark.cli.run`."""
 
     def run(args):
-        ours = checks.concerns_us(args)
         taken = getattr(args, "zhclip", None) or options.defaults()
+        ours = checks.concerns_us(args, taken)
         if ours:
             _prepare(args, taken)
             checks.words(args)
@@ -160,7 +161,9 @@ def _prepare(args, taken) -> None:
     if chinese:
         args.dump_classnames = args.dump_templates = True
     if args.output == DEFAULT:
-        args.output = default_output(args, taken, chinese)
+        foreign = None if checks.is_our_model(args) else taken.text_handling
+        usual = AUTHORS if checks.is_chinese_text(args) else HOST
+        args.output = default_output(args, taken, chinese, foreign if foreign != usual else None)
 
 
 def _cores() -> int:
@@ -213,7 +216,7 @@ def _read_data_first(evaluation: Evaluation) -> None:
 
 def _finish(evaluation: Evaluation) -> None:
     """Add what we know to the result, and put it in place."""
-    more = {}
+    more = dict(evaluation.text_handling)
     if evaluation.ours:
         dataset = evaluation.dataset
         for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes"):

@@ -41,7 +41,7 @@ class Evaluation:
 
     args: clip_benchmark's arguments. options: ours. read: its data set, read before the model. dataset: the one that
     clip_benchmark has got, and whether any of it is ours. added: what goes into its result file beside
-    clip_benchmark's own.
+    clip_benchmark's own, where it is. text_handling: what its result file says of how texts reach the model.
     """
 
     args: object
@@ -51,6 +51,7 @@ class Evaluation:
     dataset: object = None
     ours: bool = False
     added: dict = field(default_factory=dict)
+    text_handling: dict = field(default_factory=dict)
 
     def has_read(self, name: str, split: str) -> bool:
         """Whether `read` is the data set of that name and split."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from zhclip_openclip import features
+from zhclip_openclip._errors import CheckpointError, ZhclipError, one_line
+from zhclip_openclip.checkpoints import _open_clip_models
 from zhclip_openclip.families import all_families, all_names, find
+from zhclip_openclip.families._collections import SYSTEMS, collections
 from zhclip_openclip.features.spent import LOADING, timed
+from zhclip_openclip.integrations.clip_benchmark import texts
 
 #: clip_benchmark's own default of --pretrained.
 DEFAULT_PRETRAINED = ["laion400m_e32"]
 #: The six systems of the published comparison: `--pretrained_model chinese_clip`.
-COMPARISON = ("zhclip", "altclip", "cnclip", "taiyiclip", "mclip", "clip-chinese")
+COMPARISON = tuple(name for name, _ in collections()[SYSTEMS])
 
 
 def load_clip(original):
@@ -19,11 +23,23 @@ def load_clip(original):
         asked = (model_type, model_name, pretrained, cache_dir, str(device))
         kept = features.current().kept
         if kept is None:
-            return load(*asked[:-1], device)
-        if asked not in kept:
-            kept.clear()  # before the next one is made: there may not be room for two
-            kept[asked] = load(*asked[:-1], device)
-        return kept[asked]
+            loaded = load(*asked[:-1], device)
+        else:
+            if asked not in kept:
+                kept.clear()  # before the next one is made: there may not be room for two
+                kept[asked] = once(*asked[:-1], device)
+            loaded = kept[asked]
+        model, transform, tokenizer = loaded
+        return model, transform, texts.handled(model_type, model_name, model, tokenizer)
+
+    def once(model_type, model_name, pretrained, cache_dir, device):
+        """As `load`. Raises CheckpointError: whatever is wrong, so that what has several evaluations tries it once."""
+        try:
+            return load(model_type, model_name, pretrained, cache_dir, device)
+        except (ZhclipError, MemoryError):
+            raise
+        except Exception as error:
+            raise CheckpointError(f"{model_name} with {pretrained} cannot be loaded: {one_line(error)}") from error
 
     def load(*asked):
         with timed(LOADING):
@@ -50,12 +66,19 @@ def default_tag(name: str) -> str:
 
 
 def add_collections(collection: dict) -> None:
-    """Add a collection for each of our model names, each family and the six systems of the published comparison."""
+    """Add a collection for each of our model names, each family, and those of `families._collections`: the six systems
+    of the published comparison, and open_clip's own models that know Chinese."""
     ours = set(all_names())
     # `openclip_all` is made from open_clip.list_pretrained(), which lists ours too.
     collection["openclip_all"] = [entry for entry in collection["openclip_all"] if entry[0] not in ours]
     added = {name: [(name, default_tag(name))] for name in sorted(ours)}
-    added["chinese_clip"] = [(name, default_tag(name)) for name in COMPARISON if name in ours]
+    for name, models in collections().items():
+        # Another version of open_clip may not have them all, and `--pretrained_model` would end at the first of these.
+        added[name] = [
+            (model, tag or default_tag(model))
+            for model, tag in models
+            if model in ours or (tag and _open_clip_models.has_tag(model, tag))
+        ]
     for family in all_families().values():
         added[f"{family.name}_all"] = [(model.name, tag) for model in family.models for tag in model.tags]
     for name, models in added.items():

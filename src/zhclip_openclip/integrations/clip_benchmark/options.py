@@ -23,6 +23,11 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         *("--image-folder", "--image_folder"), help="pictures of COCO-CN or Flickr30K-CN, if not below --dataset_root"
     )
+    group.add_argument(
+        *("--text-handling", "--text_handling"),
+        help="how texts reach a model that is not of this package: `authors`, as its authors feed it, which Chinese "
+        "does by default, or `host`, as open_clip and clip_benchmark do, which all else does",
+    )
     group.add_argument("--compile", action="store_true", help="compile the image tower with torch.compile")
     return result
 

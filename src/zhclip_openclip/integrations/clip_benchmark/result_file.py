@@ -21,7 +21,7 @@ from zhclip_openclip.prompts import templates
 #: clip_benchmark's own default of --output.
 DEFAULT = "{dataset}_{pretrained}_{model}_{language}_{task}.json"
 #: What tells one evaluation from another.
-_ASKED = ("dataset", "model", "pretrained", "task", "language", "template_set", "split")
+_ASKED = ("dataset", "model", "pretrained", "task", "language", "template_set", "split", "text_handling")
 
 
 class Shown(str):
@@ -111,11 +111,12 @@ def warn(text: str) -> None:
     print(f"clip_benchmark: note: {printable(text)}", file=sys.stderr)
 
 
-def default_output(args, taken, chinese: bool) -> str:
+def default_output(args, taken, chinese: bool, text_handling: str | None = None) -> str:
     """clip_benchmark's default name, with what tells this evaluation from the one that asks for nothing special: its
     templates, class names, split, captions, or that bad images are left out.
 
-    taken: our options. chinese: a classification with Chinese prompts, which has default templates.
+    taken: our options. chinese: a classification with Chinese prompts, which has default templates. text_handling:
+    where it is not the usual one.
     """
     parts = []
     chosen = args.custom_template_file
@@ -129,6 +130,8 @@ def default_output(args, taken, chinese: bool) -> str:
         parts.append("skip-bad-images")
     if taken.raw_captions:
         parts.append("raw-captions")
+    if text_handling:
+        parts.append(f"text-{text_handling}")
     added = "".join(f"_{part}" for part in parts).replace("{", "{{").replace("}", "}}").replace("/", "-")
     return DEFAULT.removesuffix(".json") + added + ".json"
 
