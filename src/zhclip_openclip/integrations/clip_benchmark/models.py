@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zhclip_openclip import features
 from zhclip_openclip.families import all_families, all_names, find
+from zhclip_openclip.integrations.clip_benchmark import evaluation
 
 #: clip_benchmark's own default of --pretrained.
 DEFAULT_PRETRAINED = ["laion400m_e32"]
@@ -15,6 +16,12 @@ def load_clip(original):
     """What stands for `clip_benchmark.models.load_clip`."""
 
     def load_clip(model_type, model_name, pretrained, cache_dir, device="cuda"):
+        loaded = once(model_type, model_name, pretrained, cache_dir, device)
+        if running := evaluation.current():
+            running.transform = loaded[1]
+        return loaded
+
+    def once(model_type, model_name, pretrained, cache_dir, device):
         asked = (model_type, model_name, pretrained, cache_dir, str(device))
         kept = features.current().kept
         if kept is None:
