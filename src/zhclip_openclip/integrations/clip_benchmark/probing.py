@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,19 @@ def words(args, taken) -> None:
         return
     if classifier(taken) == evaluate.LOGISTIC and options.given(*_ADAMW):
         raise ZhclipError(f"{' and '.join(filter(options.given, _ADAMW))}: of AdamW; add --probe {evaluate.ADAMW}")
+    if not 0 < args.fewshot_lr < math.inf or args.fewshot_epochs < 1:
+        raise ZhclipError(
+            f"--fewshot_lr {args.fewshot_lr}, --fewshot_epochs {args.fewshot_epochs}: nothing is learnt so; give numbers "
+            "above 0"
+        )
     if taken.probe_seeds is not None and taken.probe_seeds < 1:
         raise ZhclipError(f"--probe-seeds {taken.probe_seeds}: give the number of times, 1 or more")
     if args.fewshot_k == 0 or args.fewshot_k < -1:
         raise ZhclipError(
             f"--fewshot_k {args.fewshot_k}: give the number of images of each class, or leave it out for all"
         )
+    if taken.save_probe is not None and os.path.isdir(path := _path(args, taken)):
+        raise ZhclipError(f"--save-probe {path} is a folder: give a file in it, for example probe.safetensors")
     for name, split in (("--train_split", args.train_split), ("--val_split", args.val_split)):
         if split == args.split:
             raise ZhclipError(f"{name} {split}: that split is the one that is tested; give another")
@@ -85,6 +93,14 @@ def classifier(taken) -> str:
     from zhclip_openclip.probes import evaluate
 
     return taken.probe or (evaluate.ADAMW if options.given(*_ADAMW) else evaluate.LOGISTIC)
+
+
+def _path(args, taken) -> str:
+    """Where the probe goes, filled in as clip_benchmark fills in --output."""
+    tag = os.path.basename(args.pretrained) if os.path.isfile(args.pretrained) else args.pretrained
+    given = {"model": args.model, "pretrained": tag, "language": args.language}
+    given["dataset"] = args.dataset.removeprefix("wds/").replace("/", "_")
+    return checks.fill_in(taken.save_probe, "--save-probe", **given)
 
 
 def named(args, taken) -> list[str]:
@@ -283,11 +299,7 @@ class _Evaluation:
 
         from zhclip_openclip.probes import saved
 
-        args = self.args
-        tag = os.path.basename(args.pretrained) if os.path.isfile(args.pretrained) else args.pretrained
-        given = {"model": args.model, "pretrained": tag, "language": args.language}
-        given["dataset"] = args.dataset.removeprefix("wds/").replace("/", "_")
-        path = checks.fill_in(self.taken.save_probe, "--save-probe", **given)
+        path = _path(self.args, self.taken)
         trial = saved.make_trial(self.given["model"], self.running.transform, self.given["device"])
         saved.save_probe(path, dataclasses.replace(probe, english=self.english, trial=trial))
         evaluation.say(f"the probe of seed {probe.about['seed']} is in {path}")

@@ -57,8 +57,8 @@ DEFINITIONS = {
         "各类平均准确率（mean_per_class_…）：先算每个类别的准确率，再对类别取平均。",
     ),
     "lp_": (
-        "Linear probe (lp_…): a linear classifier trained on image features of the train split; without prompts, and not "
-        "to be compared with zero-shot figures.",
+        "Linear probe (lp_…): a linear classifier trained on image features of the train split; it has no prompts, and "
+        "its figures are none to compare with zero-shot ones.",
         "线性探测（lp_…）：用训练集的图像特征训练一个线性分类器；不用提示词，与零样本的数值不可直接比较。",
     ),
     "mean_average_precision": (
