@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import clip_benchmark.cli as cli
 import numpy as np
@@ -29,18 +30,45 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("features")
 
 
+def command(patch, folder, *words, language="zh"):
+    """Run the command in `folder`; gives the result of the file that it wrote, and the file."""
+    patch.chdir(folder)
+    given = ["--model", "zhclip-tiny", "--dataset", "digits", "--language", language, "--no_amp", "--num_workers", "0"]
+    task = [] if "--task" in words else ["--task", "linear_probe"]
+    patch.setattr(sys, "argv", ["clip_benchmark", "eval", *given, *task, *map(str, words)])
+    cli.main()
+    path = max(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    return json.loads(path.read_text(encoding="utf-8")), path
+
+
+@pytest.fixture(scope="module")
+def runs(cache, tmp_path_factory):
+    """One folder of results, each as (result, file); and how many images each pass had and took from the cache."""
+    folder, passes, through = tmp_path_factory.mktemp("results"), [], ImagePass.__iter__
+
+    def counted(self):
+        yield from through(self)
+        passes.append((self.total, self.reused))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZHCLIP_FEATURE_CACHE", str(cache))
+        patch.setattr(ImagePass, "__iter__", counted)
+        saved = folder / "probes" / "{dataset}-{model}.safetensors"
+        found = {
+            "default": command(patch, folder, "--quiet", "--save-probe", saved),
+            "few": command(patch, folder, "--quiet", "--fewshot_k", "4", "--seed", "3", "--probe-seeds", "4"),
+            "adamw": command(patch, folder, "--quiet", "--fewshot_lr", "0.05", "--fewshot_epochs", "3", "--seed", "2"),
+            "zero-shot": command(patch, folder, "--quiet", "--task", "auto"),
+        }
+    return SimpleNamespace(
+        folder=folder, passes=passes, probe=folder / "probes/digits-zhclip-tiny.safetensors", **found
+    )
+
+
 @pytest.fixture
-def probe(evaluate_digits, cache, monkeypatch):
-    """Run the command; gives the result of the file that it wrote, and the file."""
+def probe(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("ZHCLIP_FEATURE_CACHE", str(cache))
-
-    def run(*words, **given):
-        folder = evaluate_digits("--task", "linear_probe", *([] if "--say" in words else ["--quiet"]),
-                                 *(word for word in words if word != "--say"), **given)  # fmt: skip
-        path = max(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-        return json.loads(path.read_text(encoding="utf-8")), path
-
-    return run
+    return lambda *words, **given: command(monkeypatch, tmp_path, *words, **given)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +86,8 @@ def features(cache):
     return found
 
 
-def test_the_default_is_logistic_regression_with_a_sweep(probe, features, capsys):
-    result, path = probe("--no_amp")
-    out = capsys.readouterr()
-    assert (out.out, out.err) == ("", "")
+def test_the_default_is_logistic_regression_with_a_sweep(runs, features):
+    result, path = runs.default
     assert path.name == "digits_digits_zhclip-tiny_zh_linear_probe.json"
     assert not (path.parent / "features").exists()  # the environment names another folder
     metrics, told = result["metrics"], result["probe"]
@@ -85,23 +111,13 @@ def test_the_default_is_logistic_regression_with_a_sweep(probe, features, capsys
     assert np.mean(answered["predicted"] == answered["target"]) == pytest.approx(metrics["lp_acc1"])
 
 
-def test_images_are_encoded_once_whatever_is_trained(probe, monkeypatch):
-    probe("--no_amp")
-    encoded = []
-    through = ImagePass.__iter__
-
-    def count(self):
-        yield from through(self)
-        encoded.append((self.total, self.reused))
-
-    monkeypatch.setattr(ImagePass, "__iter__", count)
-    for words in (["--fewshot_k", "2"], ["--probe", "adamw"], ["--val_proportion", "0.3"]):
-        probe("--no_amp", *words)
-    assert encoded == [(1437, 1437), (360, 360)] * 3
+def test_images_are_encoded_once_whatever_is_trained(runs):
+    assert runs.passes[:2] == [(1437, 0), (360, 0)]
+    assert runs.passes[2:] == [(1437, 1437), (360, 360)] * 2 + [(360, 360)]  # zero-shot too
 
 
-def test_few_shots_over_seeds(probe, features):
-    result, path = probe("--no_amp", "--fewshot_k", "4", "--seed", "3", "--probe-seeds", "4")
+def test_few_shots_over_seeds(runs, probe, capsys):
+    result, path = runs.few
     assert path.name == "digits_digits_zhclip-tiny_zh_linear_probe_4-shot_seed-3.json"
     told, metrics = result["probe"], result["metrics"]
     assert [run["seed"] for run in told["seeds"]] == [3, 4, 5, 6]
@@ -113,23 +129,25 @@ def test_few_shots_over_seeds(probe, features):
     for run in told["seeds"]:
         answered = load_per_sample(path.parent / run["per_sample"])
         assert np.mean(answered["predicted"] == answered["target"]) == pytest.approx(run["lp_acc1"])
-    assert len(probe("--no_amp", "--fewshot_k", "1")[0]["probe"]["seeds"]) == 3
+    capsys.readouterr()
+    one = probe("--fewshot_k", "1")[0]["probe"]
+    out = capsys.readouterr()
+    assert len(one["seeds"]) == 3 and "Training probes of digits: 3, " in out.err
+    assert f" ± {one['std']['lp_acc1']:.4f} over 3 seeds (C = 1, by none: one image a class)" in out.out
 
 
-def test_adamw_is_clip_benchmarks_where_its_options_are_given(probe, features, tmp_path):
-    result, path = probe("--no_amp", "--fewshot_lr", "0.05", "--fewshot_epochs", "3", "--seed", "2")
+def test_adamw_is_clip_benchmarks_where_its_options_are_given(runs, features, tmp_path):
+    result, path = runs.adamw
     theirs = host_probe.evaluate(host_probe.on_cpu(), tmp_path / "host", features, seed=2, lr=0.05, epochs=3)
     assert "adamw" in path.name and result["probe"]["classifier"] == "adamw"
     for key, value in theirs.items():
         assert result["metrics"][key] == pytest.approx(value, abs=1e-12), key
-    logistic = {key for key in probe("--no_amp")[0]["metrics"] if not key.startswith("lp_")}
+    logistic = {key for key in runs.default[0]["metrics"] if not key.startswith("lp_")}
     assert logistic == {"seed", "fewshot_k", "normalized"}  # nothing of AdamW's
 
 
-def test_a_saved_probe_gives_its_figures_again(probe, tmp_path, monkeypatch):
-    file = tmp_path / "probes" / "{dataset}-{model}.safetensors"
-    first, _ = probe("--no_amp", "--save-probe", file)
-    file = tmp_path / "probes" / "digits-zhclip-tiny.safetensors"
+def test_a_saved_probe_gives_its_figures_again(runs, probe, monkeypatch):
+    file, first = runs.probe, runs.default[0]
     kept = load_probe(file)
     assert (kept.classes, kept.english) == (DIGITS, [str(number) for number in range(10)])
     told = {key: kept.about[key] for key in ("model", "pretrained", "dataset", "train_split", "classifier", "seed")}
@@ -141,27 +159,27 @@ def test_a_saved_probe_gives_its_figures_again(probe, tmp_path, monkeypatch):
         kept.about["fingerprint"] == first["probe"]["fingerprints"]["train"] and "Resize" in kept.about["preprocessing"]
     )
     monkeypatch.setattr("zhclip_openclip.probes.evaluate.train", None)
-    again, path = probe("--no_amp", "--load-probe", file)
+    again, path = probe("--quiet", "--load-probe", file)
     names = [key for key in first["metrics"] if key.startswith("lp_")]
     assert {key: again["metrics"][key] for key in names} == {key: first["metrics"][key] for key in names}
     assert again["probe"]["loaded"] == file.name and path.name.endswith("_probe-digits-zhclip-tiny.json")
-    english, _ = probe("--no_amp", "--load-probe", file, language="en")  # the same classes by their English names
+    english, _ = probe("--quiet", "--load-probe", file, language="en")  # the same classes by their English names
     assert english["metrics"]["lp_acc1"] == first["metrics"]["lp_acc1"]
     with pytest.raises(SystemExit, match="was trained on the images of digits, split train; give a --split"):
-        probe("--no_amp", "--load-probe", file, "--split", "train")
+        probe("--load-probe", file, "--split", "train")
 
 
-def test_a_probe_of_another_models_features_is_refused(probe, tmp_path, monkeypatch):
+def test_a_probe_of_another_models_features_is_refused(runs, probe, monkeypatch):
     import open_clip
 
-    file = tmp_path / "p.safetensors"
-    probe("--no_amp", "--save-probe", file)
     torch.manual_seed(0)
     other, _, transform = open_clip.create_model_and_transforms("zhclip-tiny")
     monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *given, **more: (other, None, transform))
     with pytest.raises(SystemExit) as error:
-        probe("--no_amp", "--load-probe", file)
-    assert f"{file} is for features of zhclip-tiny (digits); zhclip-tiny (digits) gives others" in str(error.value)
+        probe("--load-probe", runs.probe)
+    assert f"{runs.probe} is for features of zhclip-tiny (digits); zhclip-tiny (digits) gives others" in str(
+        error.value
+    )
     assert "\n" not in str(error.value)
 
 
@@ -176,7 +194,7 @@ def test_a_probe_of_another_models_features_is_refused(probe, tmp_path, monkeypa
         (["--train_split", "valid"], "it has train and test"),
         (["--val_proportion", "1.5"], "--val_proportion 1.5"),
         (["--probe", "logistic", "--fewshot_lr", "1"], "--fewshot_lr: of AdamW; add --probe adamw"),
-        (["--fewshot_epochs", "0"], "--fewshot_epochs 0: nothing is learnt"),
+        (["--fewshot_epochs", "0"], "--fewshot_epochs 0 train nothing"),
         (["--fewshot_lr", "nan"], "--fewshot_lr nan"),
         (["--probe-seeds", "0"], "--probe-seeds 0: give the number of times"),
         (["--skip_load"], "--skip_load: the feature cache knows features by what made them"),
@@ -199,17 +217,13 @@ def test_one_line_before_anything_is_encoded(probe, monkeypatch, words, told):
 
 def test_where_features_are_kept_without_a_feature_cache(probe, monkeypatch):
     monkeypatch.delenv("ZHCLIP_FEATURE_CACHE")
-    _, path = probe("--no_amp")
+    _, path = probe("--quiet")
     assert len(list((path.parent / "features").iterdir())) == 2  # where clip_benchmark keeps its own, by content
     assert probing._cache("") is None
 
 
-def test_a_probe_has_rows_of_its_own_in_a_report(evaluate_digits, probe):
-    _, path = probe("--no_amp")
-    probe("--no_amp", "--fewshot_k", "4")
-    probe("--no_amp", "--probe", "adamw")
-    evaluate_digits("--quiet")
-    made = build([path.parent], resamples=100)
+def test_a_probe_has_rows_of_its_own_in_a_report(runs):
+    made = build([runs.folder], resamples=100)
     assert not made.problems
     tables = {table.key: table for table in made.tables if table.key.startswith("digits")}
     assert set(tables) == {"digits", "digits linear_probe"}
@@ -217,11 +231,11 @@ def test_a_probe_has_rows_of_its_own_in_a_report(evaluate_digits, probe):
         *("lp_acc1", "lp_acc5", "lp_mean_per_class_recall")
     ]
     rows = {row.variant: row.cells["lp_acc1"] for row in tables["digits linear_probe"].rows}
-    assert set(rows) == {"", "4 shots, 3 seeds", "AdamW"}
+    assert set(rows) == {"", "4 shots, 4 seeds", "AdamW"}
     assert {cell.published for cell in rows.values()} == {None} and {cell.verdict for cell in rows.values()} == {
         *("not published",)
     }
-    assert rows[""].low <= rows[""].ours <= rows[""].high and rows["4 shots, 3 seeds"].low is None
+    assert rows[""].low <= rows[""].ours <= rows[""].high and rows["4 shots, 4 seeds"].low is None
     assert [row.variant for row in tables["digits"].rows if row.cells["acc1"].ours] == [""]
     assert [one.dataset for one in made.comparisons] == ["digits"]
     assert "Handwritten digits: linear probe" in markdown.render(made)

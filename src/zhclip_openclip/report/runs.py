@@ -274,7 +274,7 @@ def _trained(facts: dict[str, Any]) -> list[str]:
     parts = []
     shots, seeds = facts.get("fewshot_k"), facts.get("seeds", 1)
     if type(shots) is int and shots > 0:
-        parts.append(f"{shots} shots")
+        parts.append(f"{shots} shot{'s' if shots > 1 else ''}")
     if type(seeds) is int and seeds > 1:
         parts.append(f"{seeds} seeds")
     if facts.get("probe") != "logistic":

@@ -54,16 +54,14 @@ def words(args, taken) -> None:
     if taken.load_probe is not None:
         both = [name for name in (*given, *filter(options.given, _TRAINING)) if name != "--load-probe"]
         if both:
-            raise ZhclipError(
-                f"{both[0]} is of training, and --load-probe takes a probe that is trained; leave one out"
-            )
+            raise ZhclipError(f"{both[0]} is of training, and the probe of --load-probe is trained; leave one out")
         saved.load_probe(taken.load_probe)
         return
     if classifier(taken) == evaluate.LOGISTIC and options.given(*_ADAMW):
         raise ZhclipError(f"{' and '.join(filter(options.given, _ADAMW))}: of AdamW; add --probe {evaluate.ADAMW}")
     if not 0 < args.fewshot_lr < math.inf or args.fewshot_epochs < 1:
         raise ZhclipError(
-            f"--fewshot_lr {args.fewshot_lr}, --fewshot_epochs {args.fewshot_epochs}: nothing is learnt so; give numbers "
+            f"--fewshot_lr {args.fewshot_lr} and --fewshot_epochs {args.fewshot_epochs} train nothing; give numbers "
             "above 0"
         )
     if taken.probe_seeds is not None and taken.probe_seeds < 1:
