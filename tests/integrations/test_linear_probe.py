@@ -241,6 +241,23 @@ def test_a_probe_has_rows_of_its_own_in_a_report(runs):
     assert "Handwritten digits: linear probe" in markdown.render(made)
 
 
+def test_shards(probe, tmp_path):
+    """clip_benchmark batches the shards of the test split alone."""
+    from clip_benchmark.webdataset_builder import PIL_to_bytes, convert_dataset
+
+    from tests.support.wds_shards import Pictures
+
+    for split, count in (("train", 30), ("test", 12)):
+        how = {"transform": PIL_to_bytes("png"), "image_format": "png", "max_count": 8, "verbose": False}
+        convert_dataset(Pictures(count, ["猫", "狗", "龙"]), split, str(tmp_path / "own"), **how)
+    own = ("--quiet", "--dataset", "wds/own", "--dataset_root", tmp_path / "own")
+    result, _ = probe(*own, "--fewshot_k", "2", "--save-probe", tmp_path / "p.safetensors")
+    assert result["probe"]["images"] == {"train": 30, "test": 12} and len(result["probe"]["fingerprints"]) == 2
+    assert list(result["metrics"]["lp_per_class_accuracy"]) == ["猫", "狗", "龙"]
+    again, _ = probe(*own, "--load-probe", tmp_path / "p.safetensors")
+    assert again["metrics"]["lp_acc1"] == result["probe"]["seeds"][0]["lp_acc1"]
+
+
 # ---------------------------------------------------------------- models that are not ours
 
 

@@ -106,6 +106,7 @@ def test_validation_images_are_trained_on_with_all_images_and_not_with_a_few():
     reference.fit(chosen.features.double().numpy(), chosen.labels.numpy())
     assert np.array_equal(few.probe.weight.numpy(), reference.coef_)
     assert few.facts["validation"] == "60 images of made up, split val"
+    assert (whole.facts["train_images"], few.facts["train_images"]) == (180, 18)
 
 
 def test_two_classes_and_one_shot():

@@ -119,7 +119,7 @@ def train(
     probe = Probe(
         weight, bias, labels, list(classes), about={"classifier": plan.classifier, "seed": seed, **(about or {})}
     )
-    return Trained(seed, probe, {"train_images": len(chosen.labels), **facts}, score or probe.scores)
+    return Trained(seed, probe, facts, score or probe.scores)
 
 
 def _logistic(data: Split, validation: Split | None, plan: Plan, classes: int, seed: int, told: Callable[[], None]):
@@ -136,6 +136,7 @@ def _logistic(data: Split, validation: Split | None, plan: Plan, classes: int, s
     chosen = logistic.sweep(rounds, told) if rounds else logistic.Chosen(logistic.FIXED, None, {})
     fitted = logistic.fit(features, labels, chosen.strength)
     facts |= {
+        "train_images": len(labels),
         "l2_strength": chosen.strength,
         "C": 1 / chosen.strength,
         "validation_accuracy": chosen.accuracy,
@@ -170,6 +171,7 @@ def _adamw(data: Split, validation: Split | None, plan: Plan, classes: int, seed
         facts = {"validation": where, "weight_decay": decay, "validation_accuracy": accuracy}
         if plan.shots < 0:
             trained = trained.with_(held)
+    facts["train_images"] = len(trained.labels)
     layer = adamw.train(trained, classes, facts["weight_decay"], plan.how, seed)
     if not all(parameter.isfinite().all() for parameter in layer.parameters()):
         raise ProbeError(

@@ -131,13 +131,24 @@ def evaluate_probe(original):
         ours = running is not None and running.options is not None and _is_ours(running)
         if not ours and torch.device(given["device"]).type != "cpu":
             return original(*args, **kwargs)
-        for loader in ("train_dataloader", "val_dataloader", "dataloader"):
-            if given[loader] is not None and torch.device(given["device"]).type != "cuda":
-                given[loader].pin_memory = False  # clip_benchmark asks for it, and PyTorch warns where it does nothing
+        for name in ("train_dataloader", "val_dataloader", "dataloader"):
+            if given[name] is not None:
+                given[name] = _loader(given[name], given["device"])
         with features.using(cache=_cache(given["feature_root"])):
             return _Evaluation(running, given).metrics() if ours else _as_the_host(given)
 
     return evaluate
+
+
+def _loader(loader: torch.utils.data.DataLoader, device: str) -> torch.utils.data.DataLoader:
+    """A loader as clip_benchmark makes it for the test split: of a WebDataset it batches that split alone."""
+    if torch.device(device).type != "cuda":
+        loader.pin_memory = False  # clip_benchmark asks for it, and PyTorch warns where it does nothing
+    dataset, size = loader.dataset, loader.batch_size
+    if size is None or not isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "batched"):
+        return loader
+    workers = loader.num_workers
+    return torch.utils.data.DataLoader(dataset.batched(size), batch_size=None, shuffle=False, num_workers=workers)
 
 
 def _is_ours(running) -> bool:
@@ -157,7 +168,7 @@ def _as_the_host(given: dict[str, Any]) -> dict[str, Any]:
     if not given["normalize"]:
         raise ProbeError("--normalize: on a CPU linear probes are trained on unit features; leave it out")
     data, test, validation = (
-        loader and evaluate.read_split(model, loader, device, amp, f"the {name} split")
+        None if loader is None else evaluate.read_split(model, loader, device, amp, f"the {name} split")
         for name, loader in (
             ("train", given["train_dataloader"]),
             ("test", given["dataloader"]),
