@@ -16,7 +16,7 @@ FLOORS = [
     {"towers"},
     {"features", "prompts"},
     {"datasets", "metrics", "training"},
-    {"report", "export"},
+    {"report", "export", "probes"},
     {"reproduction", "galleries"},
     {"integrations"},
     {"commands"},

@@ -57,7 +57,7 @@ def place_of(
     name = fingerprint.digest([facts.tower, facts.made_with, fingerprint.precision(device, amp), data])
     cache = FeatureCache(settings.cache, settings.limit)
     beside = ranks.everyones(cache.place(name, first) if ranks.rank() == 0 else "")[0]
-    return Place(cache, beside, first, describe(dataset=what, device=str(device), amp=amp)), name
+    return Place(cache, beside, first, describe(dataset=what, device=str(device), amp=amp), data), name
 
 
 def _look(model: Any, loader: Any, encoders: list, device: str) -> _Facts:

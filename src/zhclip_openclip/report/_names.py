@@ -18,6 +18,8 @@ PUBLISHED = DATA / "published"
 RECALL = re.compile(r"(image_retrieval|text_retrieval)_(?:recall@([1-9][0-9]{0,8})|mean_recall)")
 ONE_LABEL = ("acc1", "acc5", "mean_per_class_recall", "mean_per_class_accuracy")
 SEVERAL_LABELS = ("mean_average_precision", "map_11_points")
+#: What stands before the name of a metric of a linear probe.
+PROBE_PREFIX = "lp_"
 #: Data sets whose images have several labels.
 MULTI_LABEL = ("voc2007_multilabel",)
 
@@ -98,7 +100,7 @@ def order(metric: str) -> tuple:
     recall = RECALL.fullmatch(metric)
     if recall:
         return 0, recall[1] != "image_retrieval", int(recall[2] or 10**9), ""
-    known = (*ONE_LABEL, *SEVERAL_LABELS)
+    known, metric = (*ONE_LABEL, *SEVERAL_LABELS), metric.removeprefix(PROBE_PREFIX)
     return 1, False, known.index(metric) if metric in known else len(known), metric
 
 

@@ -20,12 +20,15 @@ from zhclip_openclip.report import _names, statistics
 from zhclip_openclip.report._model import VERDICTS, Cell, Column, Comparison, Problem, Report, Row, Run, Table
 from zhclip_openclip.report._tables import Layout, PlannedRow, PlannedTable
 from zhclip_openclip.report.published import load_published
-from zhclip_openclip.report.runs import Results, older_version, read_results, without_duplicates
+from zhclip_openclip.report.runs import PROBE, Results, older_version, read_results, without_duplicates
 
 __all__ = ["VERDICTS", "Cell", "Column", "Comparison", "Problem", "Report", "Row", "Run", "Table", "build"]
 
 #: What runs are compared by: the first of these that a classification has.
-_RANKED_BY = ("acc1", "mean_average_precision", "map_11_points", "mean_per_class_recall", "mean_per_class_accuracy")
+_RANKED_BY = (
+    *("acc1", "mean_average_precision", "map_11_points", "mean_per_class_recall", "mean_per_class_accuracy"),
+    *("lp_acc1", "lp_mean_per_class_recall"),
+)
 #: Values that differ by less are equal: clip_benchmark rounds to float32, and these are percent.
 _EQUAL = 1e-4
 #: Runs on one data set up to which each pair of them is compared: 120 pairs, and with several labels an image, where a
@@ -309,6 +312,8 @@ def _older_prompts(runs: Sequence[Run], one: int, other: int) -> tuple[int, Prob
     Runs with two template sets are compared: their rows say so.
     """
     both = {index: runs[index] for index in (one, other)}
+    if any(run.task == PROBE for run in both.values()):  # prompts have no part in it
+        return None
     made = {index: editions.made_with(run.dataset, run.templates, run.facts) for index, run in both.items()}
     if None in made.values() or made[one].version == made[other].version:
         return None

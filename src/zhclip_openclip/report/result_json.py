@@ -38,7 +38,10 @@ _OURS = {
     "english_classes",
     "skipped_images",
     "text_handling",
+    "probe",
 }
+#: What clip_benchmark puts among the metrics of a linear probe and is none.
+_SETTINGS = ("weight_decay", "epochs", "seed", "fewshot_k", "normalized")
 
 
 class Unusable(ZhclipError):
@@ -91,7 +94,11 @@ def read_result(path: Path) -> Result:
             raise Unusable(path, f"{key} has {len(text):,} characters", f"a name has {NAME_LIMIT:,} at most")
     if not isinstance(described["metrics"], dict):
         raise Unusable(path, "metrics is no object", AGAIN)
-    metrics, problems = shares(path, described["metrics"])
+    metrics, settings = described["metrics"], {}
+    if is_probe(texts["task"], metrics):
+        settings = _settings(described)
+        metrics = {key: value for key, value in metrics.items() if key not in _SETTINGS}
+    metrics, problems = shares(path, metrics)
     if not metrics:
         raise Unusable(path, "has no metric that can be reported", AGAIN)
     skipped, wrong = _skipped(path, described.get("skipped_images"))
@@ -110,7 +117,7 @@ def read_result(path: Path) -> Result:
         gallery=_gallery(path, described.get("gallery")),
         skipped=skipped,
         made_here=bool(_OURS & set(described)),
-        facts=_facts(described),
+        facts={**_facts(described), **settings},
         problems=[*problems, *wrong],
     )
 
@@ -149,6 +156,28 @@ def read_value(path: Path, way_out: str = AGAIN) -> Any:
         raise Unusable(path, f"is no JSON in UTF-8 ({told})", way_out) from cause
 
 
+def is_probe(task: str, metrics: dict[str, Any]) -> bool:
+    """Whether a result is of a linear probe."""
+    return task == "linear_probe" or (task in ("", "auto") and any(key.startswith("lp_") for key in metrics))
+
+
+def _settings(described: dict[str, Any]) -> dict[str, Any]:
+    """How a linear probe was trained, as facts; clip_benchmark's own results say nothing of their classifier."""
+    metrics, probe = described["metrics"], described.get("probe")
+    found = {"probe": "adamw", **{key: metrics[key] for key in _SETTINGS if _plain(metrics.get(key))}}
+    if isinstance(probe, dict):
+        told = {
+            "probe": probe.get("classifier"),
+            **{key: probe.get(key) for key in ("train_split", "fewshot_k", "loaded")},
+        }
+        seeds = probe.get("seeds")
+        told["seeds"] = len(seeds) if isinstance(seeds, list) else None
+        spread = probe.get("std")
+        told |= {f"std of {key}": value for key, value in spread.items()} if isinstance(spread, dict) else {}
+        found |= {_short(key): fact(value) for key, value in list(told.items())[:FACTS] if _plain(value)}
+    return found
+
+
 def shares(path: str | os.PathLike[str], metrics: Any) -> tuple[dict[str, float], list[Problem]]:
     """The metrics that are shares from 0 to 1, and what is said of those that should be and are not.
 
@@ -163,7 +192,9 @@ def shares(path: str | os.PathLike[str], metrics: Any) -> tuple[dict[str, float]
         number = _number(value)
         if number is not None and 0 <= number <= 1 and len(key) <= NAME_LIMIT:
             found[key] = number
-        elif number is not None and math.isnan(number) and key == "acc5" and _number(metrics.get("acc1")) is not None:
+        elif (
+            number is not None and math.isnan(number) and key.endswith("acc5") and _number(metrics.get(key[:-1] + "1"))
+        ):
             continue
         elif number is not None and not math.isfinite(number):
             what = f"is {shown(value)}: the features of the model were not finite, perhaps"

@@ -22,12 +22,12 @@ from zhclip_openclip.prompts import editions, languages, registry
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.report import _names, statistics
 from zhclip_openclip.report._model import Problem, Run
-from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, named, read_result, versions_of
+from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, is_probe, named, read_result, versions_of
 from zhclip_openclip.report.statistics import Labels, Outcomes, Ranks, Scores
 from zhclip_openclip.towers import text_handling
 
 _CHINESE = (languages.SIMPLIFIED, languages.TRADITIONAL)
-CLASSIFICATION, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
+CLASSIFICATION, RETRIEVAL, PROBE = "zeroshot_classification", "zeroshot_retrieval", "linear_probe"
 #: Two values of one metric are the same up to here: clip_benchmark rounds recall to float32, the others differ in the
 #: order of a sum.
 SAME = 1e-6
@@ -122,6 +122,8 @@ def _run(result: Result, links_from: Path) -> tuple[Run, Outcomes | None, list[P
 def _task(result: Result, dataset: str) -> str:
     if result.task not in ("", "auto"):
         return result.task
+    if is_probe(result.task, result.metrics):
+        return PROBE
     recall = _names.is_retrieval(dataset) or any(map(_names.RECALL.fullmatch, result.metrics))
     return RETRIEVAL if recall else CLASSIFICATION
 
@@ -245,18 +247,21 @@ def is_checkpoint_file(pretrained: str) -> bool:
 def variant(run: Run) -> tuple[str, ...]:
     """What else tells a run from the one that published figures are compared with: another language than Chinese,
     another template set than `zh`, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
-    than the one that is scored, open_clip's handling of the text where the model's authors have another."""
+    than the one that is scored, open_clip's handling of the text where the model's authors have another. Of a linear
+    probe how it was trained, and nothing of prompts, which it has none of."""
     from zhclip_openclip.datasets import retrieval
 
     parts = []
-    if _names.is_retrieval(run.dataset):
+    if run.task == PROBE:
+        split, parts = "test", _trained(run.facts)
+    elif _names.is_retrieval(run.dataset):
         split = retrieval.default_split(run.dataset)  # its captions are Chinese, whatever --language said
     else:
         split, expected = "test", languages.SIMPLIFIED if _names.is_known_dataset(run.dataset) else "en"
         if (language := _language(run.language)) not in (expected, ""):
             parts.append(language)
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
-    if run.templates not in ("", "cn_clip" if elevater else "zh"):  # their defaults
+    if run.task != PROBE and run.templates not in ("", "cn_clip" if elevater else "zh"):  # their defaults
         parts.append(f"templates {Path(run.templates).name}")
     if version := older_version(run):
         parts.append(f"prompts version {version}")
@@ -264,7 +269,7 @@ def variant(run: Run) -> tuple[str, ...]:
         parts.append("elevater")
     if run.facts.get("split") not in (None, split):
         parts.append(f"split {run.facts['split']}")
-    if (handling := handling_of(run)) == text_handling.HOST:
+    if run.task != PROBE and (handling := handling_of(run)) == text_handling.HOST:
         parts.append(f"text handling {handling}")
     return tuple(parts)
 
@@ -282,8 +287,27 @@ def handling_of(run: Run) -> str:
     return (told or text_handling.HOST) if chinese or told else ""
 
 
+def _trained(facts: dict[str, Any]) -> list[str]:
+    """What tells a linear probe from one of all images of the split `train` by logistic regression."""
+    parts = []
+    shots, seeds = facts.get("fewshot_k"), facts.get("seeds", 1)
+    if type(shots) is int and shots > 0:
+        parts.append(f"{shots} shot{'s' if shots > 1 else ''}")
+    if type(seeds) is int and seeds > 1:
+        parts.append(f"{seeds} seeds")
+    if facts.get("probe") != "logistic":
+        parts.append({"adamw": "AdamW"}.get(facts.get("probe"), str(facts.get("probe"))))
+    if facts.get("train_split") not in (None, "train"):
+        parts.append(f"trained on {facts['train_split']}")
+    if facts.get("loaded"):
+        parts.append(f"probe {facts['loaded']}")
+    return parts
+
+
 def older_version(run: Run) -> int | None:
-    """The version of its prompts; None for the newest, and where nothing of them is ours."""
+    """The version of its prompts; None for the newest, where nothing of them is ours, and of a linear probe."""
+    if run.task == PROBE:
+        return None
     made = editions.made_with(run.dataset, run.templates, run.facts)
     return made.version if made and made.version != made.newest else None
 

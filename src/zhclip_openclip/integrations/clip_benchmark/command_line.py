@@ -11,7 +11,7 @@ from zhclip_openclip._errors import ZhclipError, one_line
 from zhclip_openclip._reading import debug
 from zhclip_openclip.datasets import chinese_captions
 from zhclip_openclip.families import find
-from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options
+from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options, probing
 from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running, say
 from zhclip_openclip.integrations.clip_benchmark.models import DEFAULT_PRETRAINED, default_tag
 from zhclip_openclip.integrations.clip_benchmark.result_file import (
@@ -112,12 +112,15 @@ def run(original):
 
     def run(args):
         taken = getattr(args, "zhclip", None) or options.defaults()
-        ours = checks.concerns_us(args, taken)
+        ours = checks.concerns_us(args, taken) or bool(probing.asked(taken))
         if ours:
             _prepare(args, taken)
             checks.words(args)
+            probing.words(args, taken)
         args.output = Output(args.output)
         current = Evaluation(args, taken, args.output)
+        if ours and args.task == probing.TASK:
+            current.proportion, args.val_proportion = args.val_proportion, None
         settings = {"compile": taken.compile, "quiet": not args.verbose}
         try:
             with running(current), features.using(**settings), contextlib.ExitStack() as stack:
@@ -159,7 +162,8 @@ def _prepare(args, taken) -> None:
         args.num_workers = min(_DEFAULT_WORKERS, _cores())
     chinese = datasets.is_chinese_classification(args)
     if chinese:
-        args.dump_classnames = args.dump_templates = True
+        args.dump_classnames = True
+        args.dump_templates = args.dump_templates or args.task != probing.TASK
     if args.output == DEFAULT:
         foreign = None if checks.is_our_model(args) else taken.text_handling
         usual = AUTHORS if checks.is_chinese_text(args) else HOST
@@ -217,13 +221,15 @@ def _read_data_first(evaluation: Evaluation) -> None:
 def _finish(evaluation: Evaluation) -> None:
     """Add what we know to the result, and put it in place."""
     more = dict(evaluation.text_handling)
-    if evaluation.ours:
+    if evaluation.ours or evaluation.added:
         dataset = evaluation.dataset
         for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes"):
-            if getattr(dataset, key, None):
+            without = evaluation.args.task == probing.TASK and key == "template_set"  # it has no part in the figures
+            if getattr(dataset, key, None) and not without:
                 more[key] = getattr(dataset, key)
         more["split"] = evaluation.args.split
-        more["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}
+        names = (*_VERSIONS, "scikit-learn") if evaluation.args.task == probing.TASK else _VERSIONS
+        more["versions"] = {name: importlib.metadata.version(name) for name in names}
         if hasattr(dataset, "captions_of"):
             more["captions"] = {"of": dataset.captions_of, "images": len(dataset), "texts": len(dataset.texts)}
         skipped = getattr(dataset, "skipped", None)

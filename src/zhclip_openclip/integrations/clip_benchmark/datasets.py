@@ -24,11 +24,9 @@ def build_dataset(original):
         if not features.current().download:
             call.arguments["download"] = False
         running = evaluation.current()
-        if (
-            running is not None
-            and running.args.task == "linear_probe"
-            and call.arguments["split"] != running.args.split
-        ):
+        if running is not None and running.args.task == "linear_probe":
+            if running.options.load_probe is not None and running.dataset is not None:
+                return running.dataset  # in the place of the train split, which a probe that is trained does not need
             _as_the_test_split(call, running.args)
         dataset, ours = _build(original, call)
         if running is not None and call.arguments["split"] == running.args.split:
@@ -169,7 +167,7 @@ def is_chinese_classification(args) -> bool:
     """Whether an evaluation of these arguments classifies with Chinese names."""
     from zhclip_openclip import prompts
 
-    if args.task not in ("auto", "zeroshot_classification"):
+    if args.task not in ("auto", "zeroshot_classification", "linear_probe"):
         return False
     return args.dataset.startswith("elevater/") or prompts.is_chinese(args.dataset, args.language)
 

@@ -28,6 +28,18 @@ def parser() -> argparse.ArgumentParser:
         help="how texts reach a model that is not of this package: `authors`, as its authors feed it, which Chinese "
         "does by default, or `host`, as open_clip and clip_benchmark do, which all else does",
     )
+        "--probe",
+        choices=["logistic", "adamw"],
+        help="for linear probes: logistic regression with a sweep over its regularisation, which is the default, or "
+        "clip_benchmark's AdamW, the default where --fewshot_lr or --fewshot_epochs is given",
+    )
+    group.add_argument(
+        *("--probe-seeds", "--probe_seeds"),
+        type=int,
+        help="for linear probes: train so many times, with --seed and the numbers after it; 3 with --fewshot_k, else 1",
+    )
+    group.add_argument(*("--save-probe", "--save_probe"), help="file to write the linear probe to, as safetensors")
+    group.add_argument(*("--load-probe", "--load_probe"), help="evaluate with this linear probe, and train none")
     group.add_argument("--compile", action="store_true", help="compile the image tower with torch.compile")
     return result
 

@@ -126,6 +126,10 @@ def default_output(args, taken, chinese: bool, text_handling: str | None = None)
         parts.append(f"classes-{Path(args.custom_classname_file).stem}")
     if options.given("--split", "--test_split") and args.split != _default_split(args.dataset):
         parts.append(f"split-{args.split}")
+    if args.task == "linear_probe":
+        from zhclip_openclip.integrations.clip_benchmark import probing
+
+        parts += probing.named(args, taken)
     if taken.skip_bad_images:
         parts.append("skip-bad-images")
     if taken.raw_captions:

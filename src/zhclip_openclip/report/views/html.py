@@ -17,6 +17,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from zhclip_openclip.report import _names
 from zhclip_openclip.report._model import VERDICTS, Cell, Column, Comparison, Report, Row, Table
 from zhclip_openclip.report.views import _text, charts
 from zhclip_openclip.report.views._pages import pages
@@ -54,6 +55,11 @@ DEFINITIONS = {
     "mean_per_class_": (
         "Accuracy per class (mean_per_class_…): the accuracy of each class, then the mean over the classes.",
         "各类平均准确率（mean_per_class_…）：先算每个类别的准确率，再对类别取平均。",
+    ),
+    "lp_": (
+        "Linear probe (lp_…): a linear classifier trained on image features of the train split; it has no prompts, and "
+        "its figures are none to compare with zero-shot ones.",
+        "线性探测（lp_…）：用训练集的图像特征训练一个线性分类器；不用提示词，与零样本的数值不可直接比较。",
     ),
     "mean_average_precision": (
         "Mean average precision: the average precision of each class, then the mean over the classes.",
@@ -359,4 +365,5 @@ def _column(table: Table | None, one: Comparison) -> Column:
 def _definitions(tables: Sequence[Table]) -> list[tuple[str, str]]:
     """Of the metrics on the page, in the order of `DEFINITIONS`."""
     metrics = {column.metric for table in tables for column in table.columns}
+    metrics |= {metric.removeprefix(_names.PROBE_PREFIX) for metric in metrics}
     return [text for key, text in DEFINITIONS.items() if any(metric.startswith(key) for metric in metrics)]
