@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
         help="how texts reach a model that is not of this package: `authors`, as its authors feed it, which Chinese "
         "does by default, or `host`, as open_clip and clip_benchmark do, which all else does",
     )
+    group.add_argument(
         "--probe",
         choices=["logistic", "adamw"],
         help="for linear probes: logistic regression with a sweep over its regularisation, which is the default, or "
