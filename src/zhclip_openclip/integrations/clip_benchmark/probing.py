@@ -152,7 +152,7 @@ def _loader(loader: torch.utils.data.DataLoader, device: str) -> torch.utils.dat
 
 
 def _is_ours(running) -> bool:
-    return running.ours or checks.concerns_us(running.args) or bool(asked(running.options))
+    return running.ours or checks.concerns_us(running.args, running.options) or bool(asked(running.options))
 
 
 def _cache(root: str) -> Path | None:
