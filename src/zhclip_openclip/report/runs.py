@@ -144,7 +144,7 @@ def _misspelt(path: Path, model: str, dataset: str) -> list[Problem]:
         ("dataset", dataset, _names.is_known_dataset(dataset), _names.known_datasets()),
     ):
         way_out = _names.suggest(name, known, cutoff=0.9)
-        if not ours and way_out.startswith("did you mean"):
+        if not ours and not name.startswith("own/") and way_out.startswith("did you mean"):
             problems.append(Problem(f"{path}: {what}", f"{name!r} is none that is known here", way_out))
     return problems
 
@@ -242,15 +242,18 @@ def is_checkpoint_file(pretrained: str) -> bool:
 
 def variant(run: Run) -> tuple[str, ...]:
     """What else tells a run from the one that published figures are compared with: another language than Chinese,
-    another template set than `zh`, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
+    another template set than `zh`, a sample, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
     than the one that is scored."""
     from zhclip_openclip.datasets import retrieval
 
     parts = []
-    if _names.is_retrieval(run.dataset):
+    own = run.dataset.startswith("own/")
+    if own and run.task == RETRIEVAL:
+        split = run.facts.get("split")  # its captions are what they are
+    elif _names.is_retrieval(run.dataset):
         split = retrieval.default_split(run.dataset)  # its captions are Chinese, whatever --language said
     else:
-        split, expected = "test", languages.SIMPLIFIED if _names.is_known_dataset(run.dataset) else "en"
+        split, expected = "test", languages.SIMPLIFIED if own or _names.is_known_dataset(run.dataset) else "en"
         if (language := _language(run.language)) not in (expected, ""):
             parts.append(language)
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
@@ -262,6 +265,8 @@ def variant(run: Run) -> tuple[str, ...]:
         parts.append("elevater")
     if run.facts.get("split") not in (None, split):
         parts.append(f"split {run.facts['split']}")
+    if "limit" in run.facts:
+        parts.append(f"sample of {run.facts['limit']}")
     return tuple(parts)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+from pathlib import Path
 
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError, one_line
 from zhclip_openclip._reading import debug
+from zhclip_openclip.datasets import own
 from zhclip_openclip.families import find
 from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options
 from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running, say
@@ -109,6 +111,7 @@ def run(original):
     """What stands for `clip_benchmark.cli.run`."""
 
     def run(args):
+        checks.captioning(args)
         ours = checks.concerns_us(args)
         taken = getattr(args, "zhclip", None) or options.defaults()
         if ours:
@@ -143,6 +146,12 @@ def _prepare(args, taken) -> None:
             args.split = default_split(name)
         if list(args.recall_k) == _DEFAULT_RECALL_K and not options.given("--recall_k"):
             args.recall_k = list(DEFAULT_KS)
+    if own.is_own(args.dataset) and not args.dataset.startswith("wds/"):
+        _recognise(args, taken)
+    elif own.is_own(args.dataset) and args.task == "auto" and datasets.is_retrieval_shards(root_of(args), args.split):
+        args.task = own.RETRIEVAL
+    if own.is_own(args.dataset) and list(args.recall_k) == _DEFAULT_RECALL_K and not options.given("--recall_k"):
+        args.recall_k = list(DEFAULT_KS)
     if args.dataset.startswith("elevater/") and not options.given("--language"):
         args.language = "zh"  # its labels and templates are Chinese; clip_benchmark's default is English
     if checks.is_our_model(args) and args.amp:
@@ -160,6 +169,33 @@ def _prepare(args, taken) -> None:
         args.output = default_output(args, taken, chinese)
 
 
+def _recognise(args, taken) -> None:
+    """Look at somebody's own data: which task they are for, which part is read, and in which language."""
+    tasks = {"auto": None, "linear_probe": own.CLASSIFICATION}
+    asked = own.Asked(
+        split=args.split if options.given("--split", "--test_split") else None,
+        task=tasks.get(args.task, args.task),
+        layout=taken.layout,
+        file=taken.data_file,
+        columns=taken.columns,
+        follow_links=taken.follow_links,
+        image_folder=Path(taken.image_folder) if taken.image_folder else None,
+        quiet=not args.verbose,
+    )
+    read = own.recognise(args.dataset, root_of(args), asked)
+    args.zhclip_own, args.split = read, read.split
+    if args.task == "auto":
+        args.task = read.task
+    if read.task == own.CLASSIFICATION and not options.given("--language"):
+        args.language = read.classes(None, args.custom_classname_file).language
+
+
+def root_of(args) -> str:
+    """The folder of the data, as clip_benchmark fills it in."""
+    bare = args.dataset.removeprefix("wds/")
+    return checks.fill_in(args.dataset_root, "--dataset_root", dataset=bare, dataset_cleaned=bare.replace("/", "-"))
+
+
 def _cores() -> int:
     """Those that this process may use: more reader processes than that get a warning from PyTorch."""
     if hasattr(os, "sched_getaffinity"):
@@ -172,7 +208,7 @@ def _begin(evaluation: Evaluation, final: str, stack: contextlib.ExitStack) -> s
     args = evaluation.args
     if args.skip_existing and os.path.exists(final):
         has_ours = datasets.is_chinese_classification(args) or checks.is_our_retrieval(args.dataset)
-        reason = unfinished(final, has_ours)
+        reason = unfinished(final, has_ours or own.is_own(args.dataset), evaluation.options.limit)
         if not reason:
             return final
         say(f"{final} {reason}: evaluated again")
@@ -194,8 +230,7 @@ def _read_data_first(evaluation: Evaluation) -> None:
 
     args = evaluation.args
     name = args.dataset
-    bare = name.removeprefix("wds/")
-    root = args.dataset_root.format(dataset=bare, dataset_cleaned=bare.replace("/", "-"))
+    bare, root = name.removeprefix("wds/"), root_of(args)
     files = args.custom_template_file, args.custom_classname_file
     evaluation.read = datasets.ours(name, root, None, args.split, args.language, args.wds_cache_dir, *files)
     if evaluation.read is None and datasets.is_chinese_classification(args):
@@ -211,11 +246,15 @@ def _read_data_first(evaluation: Evaluation) -> None:
 def _finish(evaluation: Evaluation) -> None:
     """Add what we know to the result, and put it in place."""
     more = {}
+    dataset = evaluation.dataset
+    if limited := getattr(dataset, "limited", None):
+        more["limit"] = limited
     if evaluation.ours:
-        dataset = evaluation.dataset
-        for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes"):
+        for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes", "recognised"):
             if getattr(dataset, key, None):
                 more[key] = getattr(dataset, key)
+        if read := getattr(evaluation.args, "zhclip_own", None):
+            more["own"], more["fingerprint"] = read.described(), dataset.fingerprint()
         more["split"] = evaluation.args.split
         more["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}
         skipped = getattr(dataset, "skipped", None)
