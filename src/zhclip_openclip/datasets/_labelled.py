@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets._dataset_error import DatasetError
-from zhclip_openclip.datasets._images import Skipped, decode_image
+from zhclip_openclip.datasets._images import FolderImages, Skipped, decode_image
 from zhclip_openclip.datasets._sample import positions
 
+_WAY_OUT = "fetch the files again, or use --skip-bad-images"
 #: What torchvision's ImageFolder, and so Chinese-CLIP, takes for images.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -24,12 +27,13 @@ class Labelled:
     name: as --dataset spells it. samples: (path, label). targets: label of every image. classes, templates,
     template_set, classname_source, prompts_version: as `prompts.localise` sets them. skipped: what could not be read
     and was left out, with `skip_bad_images`. notes: what a reader of the numbers should know. root: the folder that the
-    paths are told from. limited: of a sample, what `_sample.py` says of it.
+    paths are told from. split, layout: for people. limited: of a sample, what `_sample.py` says of it.
 
     Images come in RGB, as ImageFolder and so Chinese-CLIP reads them here; `transform` gets them like that.
     """
 
     classes: list[str] | None = None
+    split, layout = "test", ""
     limited: dict[str, int] | None = None
 
     def __init__(
@@ -91,6 +95,54 @@ class Labelled:
             lines.append(json.dumps([key, size, names[label] if label < len(names) else label]))
         lines.sort()
         return hashlib.sha256("\n".join([*lines, json.dumps(names)]).encode("ascii")).hexdigest()
+
+    def check(self, decode: bool = False, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+        """Counts. decode: read and decode every picture. progress: called with (done, all) pictures.
+
+        Raises DatasetError: the first picture that does not decode, and how many there are.
+        """
+        bad = []
+        for number, sample in enumerate(self.samples if decode else [], start=1):
+            if (reason := _why_not(sample)) is not None:
+                bad.append(reason)
+            if progress:
+                progress(number, len(self))
+        if bad:
+            raise DatasetError(f"{bad[0].split(';')[0]}; {len(bad)} of {len(self)} pictures are bad: {_WAY_OUT}")
+        names, counts = self.classes or [], Counter(self.targets)
+        sizes = sorted((counts[label], label) for label in range(len(names)))
+        return {
+            "dataset": self.name,
+            "split": self.split,
+            "layout": self.layout,
+            "images": len(self),
+            "classes": len(names),
+            "smallest class": f"{names[sizes[0][1]]} ({sizes[0][0]})" if sizes else "none",
+            "largest class": f"{names[sizes[-1][1]]} ({sizes[-1][0]})" if sizes else "none",
+            "skipped": len(self.skipped),
+            "fingerprint": self.fingerprint(),
+            "decoded": decode,
+        }
+
+
+class Captioned:
+    """A classification data set as a contact sheet shows it: the class of each picture is its caption."""
+
+    def __init__(self, dataset: Labelled) -> None:
+        self._dataset, self.name, self.split = dataset, dataset.name, dataset.split
+        self.counted = f"{len(dataset.classes or [])} 个类别"
+        paths = [Path(path) for path, _ in dataset.samples]
+        self.images = FolderImages([Path(os.path.relpath(path, dataset.root)).as_posix() for path in paths], paths)
+        self.image_ids = self.images.ids
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read_image(self, index: int) -> bytes:
+        return self.images.read(index)
+
+    def captions(self, index: int) -> list[str]:
+        return [(self._dataset.classes or [])[self._dataset.targets[index]]]
 
 
 def _why_not(sample: tuple[str, int]) -> str | None:

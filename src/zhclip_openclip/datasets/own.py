@@ -243,7 +243,10 @@ def _which(name: str, root: Path, candidates: list[Candidate]) -> str:
     files = list(dict.fromkeys(one.place.name for one in candidates if one.place is not None and one.place.is_file()))
     if len(files) > 1 or not options:
         options.append(f"--data-file {' or '.join(files)}")
-    return f"{name}: {root} can be read in {len(candidates)} ways: {told}; say which with {', or '.join(options)}"
+    key, value = ("layout", layouts[0]) if len(layouts) > 1 else ("data-file", files[0])
+    settings = f'{{"{key}": "{value}"}} in {root / SETTINGS}'
+    ways = f"{', or '.join(options)}, or write {settings}"
+    return f"{name}: {root} can be read in {len(candidates)} ways: {told}; say which with {ways}"
 
 
 def _nothing(

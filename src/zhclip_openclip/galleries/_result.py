@@ -22,7 +22,8 @@ class Result:
     """A result read from its files.
 
     path: the NPZ. queries: its arrays. meta: its description, whose names are texts ('' for none) and whose metrics are
-    shares. skipped: whether bad images were left out. notes: what cannot be used of it. text_to_images,
+    shares. skipped: whether bad images were left out. limit: of a sample, how many images were asked for. own: how
+    own data were read (`own.Reading.described`). notes: what cannot be used of it. text_to_images,
     image_to_texts: right items by position in the NPZ.
     """
 

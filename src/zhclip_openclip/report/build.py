@@ -150,6 +150,8 @@ def _cell(row: PlannedRow, column: Column, task: str, figures: _Figures) -> Cell
     best = row.source.best(column.dataset, column.metric) if row.source else None
     run = row.group.cells.get((task, column.dataset)) if row.group else None
     ours = None if run is None else figures.value(run, column.metric)
+    if run is not None and "limit" in figures.read.runs[run].facts:
+        published = None  # what is published is of all images
     cell = Cell(published, best_published=published is not None and published == best)
     if ours is None:
         return cell
@@ -179,11 +181,12 @@ def verdict(published: float | None, low: float | None, high: float | None, roun
 
 def _mark_best(rows: list[Row], column: Column, runs: Sequence[Run]) -> None:
     """Marks the best of our values in a column where there are two runs to choose from; of each version of the prompts
-    by itself."""
-    by_version: dict[int | None, dict[int, float]] = {}
+    and each size of a sample by itself."""
+    by_version: dict[tuple, dict[int, float]] = {}
     for cell in (row.cells[column.key] for row in rows):
         if cell.ours is not None:
-            by_version.setdefault(older_version(runs[cell.run]), {})[cell.run] = cell.ours
+            run = runs[cell.run]
+            by_version.setdefault((older_version(run), run.facts.get("limit")), {})[cell.run] = cell.ours
     best = {run for ours in by_version.values() if len(ours) > 1 for run in _highest(ours)}
     for row in rows:
         cell = row.cells[column.key]

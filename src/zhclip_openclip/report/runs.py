@@ -242,8 +242,8 @@ def is_checkpoint_file(pretrained: str) -> bool:
 
 def variant(run: Run) -> tuple[str, ...]:
     """What else tells a run from the one that published figures are compared with: another language than Chinese,
-    another template set than `zh`, a sample, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
-    than the one that is scored."""
+    another template set than `zh`, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
+    than the one that is scored, a sample in place of the whole."""
     from zhclip_openclip.datasets import retrieval
 
     parts = []
@@ -257,7 +257,8 @@ def variant(run: Run) -> tuple[str, ...]:
         if (language := _language(run.language)) not in (expected, ""):
             parts.append(language)
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
-    if run.templates not in ("", "cn_clip" if elevater else "zh"):  # their defaults
+    defaults = ("cn_clip",) if elevater else ("zh", "clip_benchmark en") if own else ("zh",)
+    if run.templates not in ("", *defaults):
         parts.append(f"templates {Path(run.templates).name}")
     if version := older_version(run):
         parts.append(f"prompts version {version}")
