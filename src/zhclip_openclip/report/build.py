@@ -226,7 +226,7 @@ def _questions(tables: list[PlannedTable], figures: _Figures) -> tuple[list[_Que
                 index = row.group.cells.get((table.task, column.dataset)) if row.group else None
                 if index is not None and figures.samples(index, column.metric):
                     runs.setdefault(index, Row(row.model, row.title, variant=row.variant).label)
-            pairs = list(itertools.combinations(runs.items(), 2))
+            pairs = [pair for pair in itertools.combinations(runs.items(), 2) if _same_part(pair, figures.read.runs)]
             if len(runs) > (ALL_SLOW_PAIRS if column.metric in _names.SEVERAL_LABELS else ALL_PAIRS):
                 with_best = _with_best(runs, column.metric, figures)
                 unasked += len(pairs) - len(with_best)
@@ -239,12 +239,19 @@ def _questions(tables: list[PlannedTable], figures: _Figures) -> tuple[list[_Que
     return questions, unasked, [_too_many(dataset, number) for dataset, number in many.items()]
 
 
+def _same_part(pair: tuple[tuple[int, str], ...], runs: Sequence[Run]) -> bool:
+    """Whether two runs are of the whole both, or of samples of one size."""
+    (first, _), (second, _) = pair
+    return runs[first].facts.get("limit") == runs[second].facts.get("limit")
+
+
 def _with_best(runs: dict[int, str], metric: str, figures: _Figures) -> list[tuple[tuple[int, str], tuple[int, str]]]:
     """Each run with the best of those on the same samples, with the same version of the prompts. The best is known from
     the data, so that the correction has to count all pairs."""
-    groups: dict[tuple[str, int | None], list[int]] = {}
+    groups: dict[tuple, list[int]] = {}
     for index in runs:
-        key = figures.read.outcomes[index].fingerprint, older_version(figures.read.runs[index])
+        run = figures.read.runs[index]
+        key = figures.read.outcomes[index].fingerprint, older_version(run), run.facts.get("limit")
         groups.setdefault(key, []).append(index)
     pairs = []
     for group in groups.values():

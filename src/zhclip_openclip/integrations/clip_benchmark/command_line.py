@@ -161,7 +161,7 @@ def _prepare(args, taken) -> None:
 
         args.amp = use_amp("cuda" if torch.cuda.is_available() else "cpu", args.amp)
     if getattr(args, "num_workers", None) == _DEFAULT_WORKERS and not options.given("--num_workers"):
-        args.num_workers = min(_DEFAULT_WORKERS, _cores())
+        args.num_workers = min(_DEFAULT_WORKERS, _cores(), _shards(args))
     chinese = datasets.is_chinese_classification(args)
     if chinese:
         args.dump_classnames = args.dump_templates = True
@@ -194,6 +194,18 @@ def root_of(args) -> str:
     """The folder of the data, as clip_benchmark fills it in."""
     bare = args.dataset.removeprefix("wds/")
     return checks.fill_in(args.dataset_root, "--dataset_root", dataset=bare, dataset_cleaned=bare.replace("/", "-"))
+
+
+def _shards(args) -> int:
+    """How many shards are read, where that is known here; webdataset refuses a reader without one."""
+    from zhclip_openclip.datasets._shards import count_shards
+
+    folder = Path(root_of(args), str(args.split))
+    if not args.dataset.startswith("wds/") or not (folder / "nshards.txt").is_file():
+        return _DEFAULT_WORKERS
+    with contextlib.suppress(ZhclipError):  # told when the shards are read
+        return count_shards(folder)
+    return _DEFAULT_WORKERS
 
 
 def _cores() -> int:
