@@ -74,7 +74,7 @@ def readings(root: Path, file: Path | None, columns: dict[str, str] | None, foll
     found = Found()
     if file is None:
         _chinese_clip(root, found)
-    for tables in [[file]] if file is not None else _tables(root):
+    for tables in [[file]] if file is not None else _tables(root, bool(found.candidates)):
         try:
             found.candidates += _of_tables(root, tables, columns)
         except NoColumns as error:
@@ -105,11 +105,11 @@ def _chinese_clip(root: Path, found: Found) -> None:
     found.reasons += half
 
 
-def _tables(root: Path) -> Iterator[list[Path]]:
-    """The tables in a folder, those of the parts of one set together."""
+def _tables(root: Path, chinese_clip: bool) -> Iterator[list[Path]]:
+    """The tables in a folder, those of the parts of one set together; but for those of Chinese-CLIP's layout."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(root.iterdir()):
-        halves = ("_imgs.tsv", "_texts.jsonl", "_queries.jsonl")  # of Chinese-CLIP
+        halves = ("_imgs.tsv", "_texts.jsonl", "_queries.jsonl") if chinese_clip else ("_imgs.tsv",)
         hidden = path.name.startswith((".", "~$"))
         if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.endswith(halves) and not hidden:
             stem = _PART.sub("*", path.stem, count=1)
@@ -153,8 +153,8 @@ def _folders(root: Path, found: Found, follow_links: bool) -> None:
         splits: dict[str, Path | None] = {name: root / name for name in names}
         why = f"{shorten(names)} hold folders of pictures: {shorten(next(iter(parts.values())))}"
         found.candidates.append(Candidate("folders", why, splits))
-    elif len(names) > 1 or (names and not found.candidates):
-        why = f"pictures lie in {len(names)} folders ({shorten(names)}) and no table says what they are"
-        if found.candidates:
-            why = f"pictures lie in {len(names)} folders ({shorten(names)})"
+    elif len(names) > 1 or (names and not found.candidates and not found.reasons):
+        why = f"pictures lie in {len(names)} folders ({shorten(names)})"
+        if not found.candidates:
+            why += " and no table says what they are"
         found.candidates.append(Candidate("folders", why, {}, root, classes=names))

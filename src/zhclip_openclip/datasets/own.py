@@ -204,7 +204,8 @@ def _recognise(name: str, root: Path, asked: Asked) -> Reading:
     chosen = of_task[0]
     splits = list(chosen.splits)
     split = _split(name, root, splits, asked.split)
-    return Reading(name, root, asked, chosen, split, splits)
+    notes = [f"not read: {reason}" for reason in found.reasons]
+    return Reading(name, root, asked, chosen, split, splits, notes)
 
 
 def _split(name: str, root: Path, splits: list[str], asked: str | None) -> str:

@@ -81,7 +81,7 @@ def _with_labels(
     result = Labelled(read.name, samples, transform, read.root)
     result.layout, result.split, result.language = read.chosen.title, read.split, classes.language
     result.skipped = [entry.printable() for entry in labels.missing]
-    result.notes = [*labels.notes, *classes.notes]
+    result.notes = [*map(printable, read.notes), *labels.notes, *classes.notes]
     result.limit(limit)
     if skip:
         result.leave_out_unreadable()
@@ -138,7 +138,7 @@ def _with_captions(
         directions=DIRECTIONS,
         transform=transform,
         layout=loaded.layout,
-        notes=loaded.notes,
+        notes=[*map(printable, read.notes), *loaded.notes],
         skip_bad_images=skip,
         limit=limit,
     )
