@@ -148,7 +148,7 @@ def _prepare(args, taken) -> None:
             args.recall_k = list(DEFAULT_KS)
     if own.is_own(args.dataset) and not args.dataset.startswith("wds/"):
         _recognise(args, taken)
-    elif own.is_own(args.dataset) and args.task == "auto" and datasets.is_retrieval_shards(root_of(args), args.split):
+    elif own.is_own(args.dataset) and args.task == "auto" and datasets.is_retrieval_shards(root_of(args)):
         args.task = own.RETRIEVAL
     if own.is_own(args.dataset) and list(args.recall_k) == _DEFAULT_RECALL_K and not options.given("--recall_k"):
         args.recall_k = list(DEFAULT_KS)

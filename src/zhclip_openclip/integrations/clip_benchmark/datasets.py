@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+from pathlib import Path
 
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError, one_line
@@ -174,7 +175,7 @@ def ours(name, root, transform, split, language, cache_dir, template_file, class
     limit = options.limit if running is not None and split == running.args.split else None
     bare = name.removeprefix("wds/")
     known = retrieval.dataset_name(bare)
-    if bare != name and (known or (own.is_own(bare) and is_retrieval_shards(root, split))):
+    if bare != name and (known or (own.is_own(bare) and is_retrieval_shards(root))):
         from zhclip_openclip.datasets.wds_open import open_wds
 
         return open_wds(root, transform, split, skip, cache_dir, known or bare, limit)
@@ -209,9 +210,12 @@ def _reading(name: str, root: str, split: str):
     return read if read.split == split else own.recognise(name, root, replace(read.asked, split=split))
 
 
-def is_retrieval_shards(root: str, split: str) -> bool:
+def is_retrieval_shards(root: str) -> bool:
     """Whether the shards in a folder are those of a retrieval set; those of classes are clip_benchmark's own."""
-    return "://" not in str(root) and os.path.isfile(os.path.join(root, split, "pairs.json"))
+    from zhclip_openclip.datasets._shards import small_text
+
+    kind = os.path.join(str(root), "dataset_type.txt")
+    return "://" not in str(root) and os.path.isfile(kind) and small_text(Path(kind)).lower() == "retrieval"
 
 
 def is_chinese_classification(args) -> bool:
