@@ -117,6 +117,20 @@ def test_parts_of_folders(tmp_path):
         read(tmp_path, split="test")
 
 
+def test_a_class_has_one_number_in_all_parts(tmp_path):
+    """Also where a part has no picture of it."""
+    folders(tmp_path / "f" / "train", a猫=1, b狗=1, c鸟=1)
+    folders(tmp_path / "f" / "test", b狗=1, c鸟=1)
+    folders(tmp_path / "t" / "p", a=4)
+    rows = [["p/a/0.png", "b狗", "test"], ["p/a/1.png", "c鸟", "test"], ["p/a/2.png", "a猫", "train"]]
+    table(tmp_path / "t" / "x.csv", ["path", "label", "split"], [*rows, ["p/a/3.png", "b狗", "train"]])
+    table(tmp_path / "s" / "test.csv", ["path", "label"], [["../t/" + path, label] for path, label, _ in rows[:2]])
+    table(tmp_path / "s" / "train.csv", ["path", "label"], [["../t/" + path, label] for path, label, _ in rows[2:]])
+    for root in ("f", "t", "s"):
+        dataset = read(tmp_path / root)
+        assert dataset.classes == ["a猫", "b狗", "c鸟"] and dataset.targets == [1, 2]
+
+
 def test_a_class_may_be_called_like_a_part(tmp_path):
     """`train` among bus and plane is a train."""
     assert read(folders(tmp_path, train=1, bus=1, plane=1)).classes == ["bus", "plane", "train"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.datasets._own_tables import Columns, Table, rows_of, texts_of
-from zhclip_openclip.datasets.pictures_of import list_pictures, on_stderr, suffixes
+from zhclip_openclip.datasets.pictures_of import EVERY, list_pictures, on_stderr, suffixes
 
 #: Folders beside a table in which the pictures may be that its paths begin in.
 _BESIDE = ("images", "image", "imgs", "img", "pictures", "photos", "图片")
@@ -37,20 +37,24 @@ class Places:
     """Files by the paths of a table.
 
     root: the folder of the data. table: the table's file. folder: where the pictures are, if somebody has said so.
-    moved: beginnings of paths of another machine, and the folders that stand for them here.
+    moved: beginnings of paths of another machine, and the folders that stand for them here. tell: see `list_pictures`.
     """
 
-    def __init__(self, root: Path, table: Path, folder: Path | None):
+    def __init__(self, root: Path, table: Path, folder: Path | None, tell: Callable[[int], None] | None = None):
         bases = [table.parent, root, *(root / name for name in _BESIDE)]
         self._bases = [str(base) for base in dict.fromkeys([folder] if folder else bases) if base.is_dir()]
         self._root = os.path.abspath(root)
         self.moved: dict[str, str] = {}
+        self._tell, self._count = tell, 0
 
     def find(self, name: str, where: str) -> tuple[str, str] | None:
         """(file, what it is called) for a path of the table; None where there is no such file.
 
         Raises DatasetError: an address of a web server.
         """
+        self._count += 1
+        if self._tell is not None and self._count % EVERY == 0:
+            self._tell(self._count)
         if re.match(r"^(https?|s3|gs|oss)://", name):
             raise DatasetError(f"{where}: {name[:80]} is an address: fetch the pictures first, and write their paths")
         for spelt in dict.fromkeys([name, name.replace("\\", "/")]):
@@ -120,9 +124,11 @@ def labels_of_folders(base: Path, classes: Sequence[str], follow_links: bool, qu
     return Labels(kept, notes=[*notes, *again, *same_content(kept)])
 
 
-def labels_of_table(table: Table, columns: Columns, split: str, root: Path, image_folder: Path | None) -> Labels:
+def labels_of_table(
+    table: Table, columns: Columns, split: str, root: Path, image_folder: Path | None, quiet: bool
+) -> Labels:
     """Of a table with labels; `split` counts where it has a column for that. Raises DatasetError."""
-    places = Places(root, table.path, image_folder)
+    places = Places(root, table.path, image_folder, on_stderr(table.path, quiet))
     found: list[Picture] = []
     missing: list[Skipped] = []
     for where, row in rows_of(table, columns, split):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from zhclip_openclip._errors import printable, shorten
 from zhclip_openclip._reading import read_json, reading
 from zhclip_openclip.datasets import _own_classes
 from zhclip_openclip.datasets._dataset_error import DatasetError
-from zhclip_openclip.datasets._own_files import Labels, labels_of_folders, labels_of_table
+from zhclip_openclip.datasets._own_files import Labels, folders_with_pictures, labels_of_folders, labels_of_table
 from zhclip_openclip.datasets._own_readings import (
     CLASSIFICATION,
     LAYOUTS,
@@ -29,7 +30,7 @@ from zhclip_openclip.datasets._own_readings import (
     readings,
     split_of,
 )
-from zhclip_openclip.datasets._own_tables import Table, parse_columns, read_table
+from zhclip_openclip.datasets._own_tables import Table, parse_columns, read_table, rows_of, texts_of
 from zhclip_openclip.datasets.pictures_of import list_pictures, on_stderr
 
 __all__ = ["CLASSIFICATION", "RETRIEVAL", "Asked", "Reading", "asked_again", "check_name", "is_own", "recognise"]
@@ -90,14 +91,15 @@ class Reading:
         known = self.chosen.table
         if known is not None and known.path == self.place:
             return known
-        return read_table(self.place, parse_columns(self.asked.columns) if self.asked.columns else None)
+        return self._read(self.place)
 
     @cached_property
     def labels(self) -> Labels:
         """Of a classification: the pictures with their labels."""
         if self.chosen.layout == "folders":
             return labels_of_folders(self.place, self.chosen.classes, self.asked.follow_links, self.asked.quiet)
-        return labels_of_table(self.table, self.chosen.columns, self.split, self.root, self.asked.image_folder)
+        where = self.root, self.asked.image_folder, self.asked.quiet
+        return labels_of_table(self.table, self.chosen.columns, self.split, *where)
 
     def classes(self, language: str | None, classname_file: str | None = None) -> _own_classes.Classes:
         """Of a classification: see `name_classes`."""
@@ -105,11 +107,30 @@ class Reading:
         places: dict[str, str] = {}
         for picture in self.labels.pictures:
             places.setdefault(picture.label, str(self.place / picture.label) if folders else picture.where)
+        for label, place in self._labels_of_others():
+            places.setdefault(label, place)
         lists = self.root
         if not folders and not any((lists / file).is_file() for file in _own_classes.LISTS):
             lists = self.place.parent
         what = "folder" if folders else "label"
         return _own_classes.name_classes(self.name, sorted(places), lists, what, places, language, classname_file)
+
+    def _labels_of_others(self) -> Iterator[tuple[str, str]]:
+        """Labels of the other parts and their places: a class has the same number in all of them."""
+        for split in self.splits:
+            if split == self.split:
+                continue
+            place = self.chosen.splits[split]
+            if self.chosen.layout == "folders":
+                yield from ((name, str(place / name)) for name in folders_with_pictures(place, self.asked.follow_links))
+                continue
+            table = self.table if place == self.table.path else self._read(place)
+            column = self.chosen.columns.label
+            for where, row in rows_of(table, self.chosen.columns, split):
+                yield texts_of(row.get(column), f"{where}: {column}", several=False)[0], where
+
+    def _read(self, table: Path) -> Table:
+        return read_table(table, parse_columns(self.asked.columns) if self.asked.columns else None)
 
     def line(self) -> str:
         """What was recognised and why, in one line."""

@@ -19,6 +19,7 @@ from zhclip_openclip.datasets._own_tables import read_text, rows_of, texts_of
 from zhclip_openclip.datasets._relations import TextRecord, resolve
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
 from zhclip_openclip.datasets.own import Reading
+from zhclip_openclip.datasets.pictures_of import on_stderr
 from zhclip_openclip.prompts import _files, for_classes, templates
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts.languages import SIMPLIFIED, TRADITIONAL
@@ -157,7 +158,7 @@ def _chinese_clip(read: Reading, skip: bool) -> Loaded:
 def _captions(read: Reading, skip: bool) -> Loaded:
     """Of a table: a text that stands with several pictures is one query with several right ones, and the reverse."""
     table, columns = read.table, read.chosen.columns
-    places = Places(read.root, table.path, read.asked.image_folder)
+    places = Places(read.root, table.path, read.asked.image_folder, on_stderr(table.path, read.asked.quiet))
     files: dict[str, str] = {}  # what a picture is called -> its file
     missing: dict[str, Skipped] = {}
     texts: dict[str, tuple[str, str, dict[str, None]]] = {}  # text -> id, place, pictures

@@ -179,7 +179,8 @@ def _dataset(name: str, asked: bool, collections: Iterable[str]) -> None:
     ours = ["digits", *retrieval.DATASETS]
     close = _close(name, [*ours, *at_hand.entries(), *registry.all_datasets(), *collections, *_names_in(hosts)])
     if asked or any(one in ours for one in close):
-        raise ZhclipError(f"{name} is a data set neither of clip_benchmark nor of this package{_hint(close)}")
+        hint = _hint(close) or f"; pictures of your own are {own.PREFIX}NAME"
+        raise ZhclipError(f"{name} is a data set neither of clip_benchmark nor of this package{hint}")
 
 
 def _hosts_datasets() -> set[str]:
