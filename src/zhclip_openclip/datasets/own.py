@@ -106,7 +106,8 @@ class Reading:
         folders = self.chosen.layout == "folders"
         places: dict[str, str] = {}
         for picture in self.labels.pictures:
-            places.setdefault(picture.label, str(self.place / picture.label) if folders else picture.where)
+            if picture.label not in places:
+                places[picture.label] = str(self.place / picture.label) if folders else picture.where
         for label, place in self._labels_of_others():
             places.setdefault(label, place)
         lists = self.root
