@@ -200,8 +200,10 @@ def _shards(args) -> int:
     """How many shards are read, where that is known here; webdataset refuses a reader without one."""
     from zhclip_openclip.datasets._shards import count_shards
 
+    if not args.dataset.startswith("wds/"):
+        return _DEFAULT_WORKERS
     folder = Path(root_of(args), str(args.split))
-    if not args.dataset.startswith("wds/") or not (folder / "nshards.txt").is_file():
+    if not (folder / "nshards.txt").is_file():
         return _DEFAULT_WORKERS
     with contextlib.suppress(ZhclipError):  # told when the shards are read
         return count_shards(folder)
