@@ -153,6 +153,8 @@ def _cell(row: PlannedRow, column: Column, task: str, figures: _Figures) -> Cell
     best = row.source.best(column.dataset, column.metric) if row.source else None
     run = row.group.cells.get((task, column.dataset)) if row.group else None
     ours = None if run is None else figures.value(run, column.metric)
+    if run is not None and "limit" in figures.read.runs[run].facts:
+        published = None  # what is published is of all images
     cell = Cell(published, best_published=published is not None and published == best)
     if ours is None:
         return cell
@@ -182,11 +184,12 @@ def verdict(published: float | None, low: float | None, high: float | None, roun
 
 def _mark_best(rows: list[Row], column: Column, runs: Sequence[Run]) -> None:
     """Marks the best of our values in a column where there are two runs to choose from; of each version of the prompts
-    by itself."""
-    by_version: dict[int | None, dict[int, float]] = {}
+    and each size of a sample by itself."""
+    by_version: dict[tuple, dict[int, float]] = {}
     for cell in (row.cells[column.key] for row in rows):
         if cell.ours is not None:
-            by_version.setdefault(older_version(runs[cell.run]), {})[cell.run] = cell.ours
+            run = runs[cell.run]
+            by_version.setdefault((older_version(run), run.facts.get("limit")), {})[cell.run] = cell.ours
     best = {run for ours in by_version.values() if len(ours) > 1 for run in _highest(ours)}
     for row in rows:
         cell = row.cells[column.key]
@@ -226,7 +229,7 @@ def _questions(tables: list[PlannedTable], figures: _Figures) -> tuple[list[_Que
                 index = row.group.cells.get((table.task, column.dataset)) if row.group else None
                 if index is not None and figures.samples(index, column.metric):
                     runs.setdefault(index, Row(row.model, row.title, variant=row.variant).label)
-            pairs = list(itertools.combinations(runs.items(), 2))
+            pairs = [pair for pair in itertools.combinations(runs.items(), 2) if _same_part(pair, figures.read.runs)]
             if len(runs) > (ALL_SLOW_PAIRS if column.metric in _names.SEVERAL_LABELS else ALL_PAIRS):
                 with_best = _with_best(runs, column.metric, figures)
                 unasked += len(pairs) - len(with_best)
@@ -239,12 +242,19 @@ def _questions(tables: list[PlannedTable], figures: _Figures) -> tuple[list[_Que
     return questions, unasked, [_too_many(dataset, number) for dataset, number in many.items()]
 
 
+def _same_part(pair: tuple[tuple[int, str], ...], runs: Sequence[Run]) -> bool:
+    """Whether two runs are of the whole both, or of samples of one size."""
+    (first, _), (second, _) = pair
+    return runs[first].facts.get("limit") == runs[second].facts.get("limit")
+
+
 def _with_best(runs: dict[int, str], metric: str, figures: _Figures) -> list[tuple[tuple[int, str], tuple[int, str]]]:
     """Each run with the best of those on the same samples, with the same version of the prompts. The best is known from
     the data, so that the correction has to count all pairs."""
-    groups: dict[tuple[str, int | None], list[int]] = {}
+    groups: dict[tuple, list[int]] = {}
     for index in runs:
-        key = figures.read.outcomes[index].fingerprint, older_version(figures.read.runs[index])
+        run = figures.read.runs[index]
+        key = figures.read.outcomes[index].fingerprint, older_version(run), run.facts.get("limit")
         groups.setdefault(key, []).append(index)
     pairs = []
     for group in groups.values():

@@ -39,6 +39,8 @@ _OURS = {
     "skipped_images",
     "text_handling",
     "probe",
+    "limit",
+    "own",
 }
 #: What clip_benchmark puts among the metrics of a linear probe and is none.
 _SETTINGS = ("weight_decay", "epochs", "seed", "fewshot_k", "normalized")
@@ -102,7 +104,7 @@ def read_result(path: Path) -> Result:
     if not metrics:
         raise Unusable(path, "has no metric that can be reported", AGAIN)
     skipped, wrong = _skipped(path, described.get("skipped_images"))
-    wrong += _incomplete(path, described.get("incomplete"))
+    wrong += _incomplete(path, described.get("incomplete")) + _sample(path, described)
     kind = next((key for key in ("per_sample", "per_query") if described.get(key)), None)
     return Result(
         path=path,
@@ -269,6 +271,25 @@ def _incomplete(path: Path, incomplete: Any) -> list[Problem]:
     return [Problem(str(path), what, "its figures are of other samples than the published ones")]
 
 
+def limit_of(described: dict[str, Any]) -> int | None:
+    """How many images a result of a sample was asked for (`--limit`); None for one of all."""
+    said = described.get("limit")
+    asked = said.get("asked") if isinstance(said, dict) else None
+    return asked if type(asked) is int and asked > 0 else None
+
+
+def _sample(path: Path, described: dict[str, Any]) -> list[Problem]:
+    if "limit" not in described:
+        return []
+    if limit_of(described) is None:
+        return [
+            Problem(f"{path}: limit", f"is {shown(described['limit'])}", "evaluate again to know of how many images")
+        ]
+    said = described["limit"]
+    what = f"was evaluated on a sample of {shown(said.get('images'))} of {shown(said.get('of'))} images"
+    return [Problem(str(path), what, "its figures stand in a row of their own; leave --limit out for the whole")]
+
+
 def _gallery(path: Path, named: Any) -> Path | None:
     """The page that the result names or, by its name, the page beside it."""
     pages = (beside(path, name) for name in (named, f"{path.stem}.html", f"{path.stem}_gallery.html"))
@@ -278,8 +299,10 @@ def _gallery(path: Path, named: Any) -> Path | None:
 def _facts(described: dict[str, Any]) -> dict[str, Any]:
     """What else is short: texts and numbers, and the versions of packages."""
     facts: dict[str, Any] = {"spelling": described["dataset"]}
+    if "limit" in described:
+        facts["limit"] = limit_of(described) or "unknown"
     for key, value in described.items():
-        if key not in _KNOWN | {"spelling"} and _plain(value) and len(facts) < FACTS:
+        if key not in _KNOWN | {"spelling", "limit"} and _plain(value) and len(facts) < FACTS:
             facts[_short(key)] = fact(value)
     return {**facts, **versions_of(described)}
 

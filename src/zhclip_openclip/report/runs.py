@@ -148,7 +148,7 @@ def _misspelt(path: Path, model: str, dataset: str) -> list[Problem]:
         ("dataset", dataset, _names.is_known_dataset(dataset), _names.known_datasets()),
     ):
         way_out = _names.suggest(name, known, cutoff=0.9)
-        if not ours and way_out.startswith("did you mean"):
+        if not ours and not name.startswith("own/") and way_out.startswith("did you mean"):
             problems.append(Problem(f"{path}: {what}", f"{name!r} is none that is known here", way_out))
     return problems
 
@@ -247,21 +247,27 @@ def is_checkpoint_file(pretrained: str) -> bool:
 def variant(run: Run) -> tuple[str, ...]:
     """What else tells a run from the one that published figures are compared with: another language than Chinese,
     another template set than `zh`, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
-    than the one that is scored, open_clip's handling of the text where the model's authors have another. Of a linear
-    probe how it was trained, and nothing of prompts, which it has none of."""
+    than the one that is scored, a sample in place of the whole, open_clip's handling of the text where the model's
+    authors have another. Of a linear probe how it was trained, and nothing of prompts, which it has none of."""
     from zhclip_openclip.datasets import retrieval
 
     parts = []
+    own = run.dataset.startswith("own/")
     if run.task == PROBE:
         split, parts = "test", _trained(run.facts)
+        if own:
+            split = run.facts.get("split")
+    elif own and run.task == RETRIEVAL:
+        split = run.facts.get("split")  # its captions are what they are
     elif _names.is_retrieval(run.dataset):
         split = retrieval.default_split(run.dataset)  # its captions are Chinese, whatever --language said
     else:
-        split, expected = "test", languages.SIMPLIFIED if _names.is_known_dataset(run.dataset) else "en"
+        split, expected = "test", languages.SIMPLIFIED if own or _names.is_known_dataset(run.dataset) else "en"
         if (language := _language(run.language)) not in (expected, ""):
             parts.append(language)
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
-    if run.task != PROBE and run.templates not in ("", "cn_clip" if elevater else "zh"):  # their defaults
+    defaults = ("cn_clip",) if elevater else ("zh", "clip_benchmark en") if own else ("zh",)
+    if run.task != PROBE and run.templates not in ("", *defaults):
         parts.append(f"templates {Path(run.templates).name}")
     if version := older_version(run):
         parts.append(f"prompts version {version}")
@@ -269,6 +275,8 @@ def variant(run: Run) -> tuple[str, ...]:
         parts.append("elevater")
     if run.facts.get("split") not in (None, split):
         parts.append(f"split {run.facts['split']}")
+    if "limit" in run.facts:
+        parts.append(f"sample of {run.facts['limit']}")
     if run.task != PROBE and (handling := handling_of(run)) == text_handling.HOST:
         parts.append(f"text handling {handling}")
     return tuple(parts)

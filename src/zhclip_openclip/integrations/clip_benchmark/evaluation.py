@@ -62,7 +62,10 @@ class Evaluation:
 
     def described(self) -> dict:
         """What a file of results for each query or image tells about itself."""
-        return {key: getattr(self.args, key) for key in ("model", "pretrained", "dataset", "language")}
+        told = {key: getattr(self.args, key) for key in ("model", "pretrained", "dataset", "language")}
+        if getattr(self.args, "zhclip_own", None) is not None:
+            told["fingerprint"] = self.dataset.fingerprint()
+        return told
 
 
 def current() -> Evaluation | None:
