@@ -14,7 +14,7 @@ from zhclip_openclip.folders import _seen
 from zhclip_openclip.folders._errors import FolderError
 from zhclip_openclip.folders._model import Opened
 from zhclip_openclip.folders.classify import Classified, Labelled
-from zhclip_openclip.folders.search import PICTURE, Answer, Query, name_of
+from zhclip_openclip.folders.search import PICTURE, TEXT, Answer, Query, name_of
 from zhclip_openclip.folders.shelf import Shelf
 from zhclip_openclip.report.views._pages import pages
 
@@ -62,20 +62,7 @@ def search_page(
                 "tiles": hits,
             }
         )
-    kinds = {answer.kind: answer.pairs for answer in answers}
-    zh, en = [], []
-    if "text" in kinds:
-        zh.append(f"分数高于 {kinds['text']:,} 个错配的图文对（本文件夹的图片配上与之无关的中文描述）中的这么多")
-        en.append(
-            f"the share of {kinds['text']:,} mismatched pairs of this folder's pictures and unrelated Chinese captions "
-            "that score lower"
-        )
-    if PICTURE in kinds:
-        zh.append(f"以图搜图时，分数高于本文件夹中 {kinds[PICTURE]:,} 对不同图片中的这么多")
-        en.append(
-            f"for a picture, the share of {kinds[PICTURE]:,} pairs of two pictures of this folder that score lower"
-        )
-    example = next((hit.share for answer in answers for hit in answer.hits if hit.share is not None), 1.0)
+    means, means_en = _meaning({answer.kind: answer.pairs for answer in answers})
     return _render(
         shelf,
         opened,
@@ -84,10 +71,26 @@ def search_page(
         sections=sections,
         counts=[],
         notes=shelf.notes,
-        means="；".join(zh),
-        means_en=f"{'; '.join(en)}. It is no probability.",
-        example=example,
+        means=means,
+        means_en=means_en,
     )
+
+
+def _meaning(pairs: dict[str, int]) -> tuple[str, str]:
+    """What a share is of, in Chinese and English. pairs: by the kind of query."""
+    zh, en = [], []
+    if TEXT in pairs:
+        what = "错配的图文对（本文件夹的图片配上与之无关的中文描述）"
+        zh.append(f"“高于 99%”的意思是：{pairs[TEXT]:,} 个{what}里，99% 的分数都更低")
+        what = "mismatched pairs (pictures of this folder, unrelated Chinese captions)"
+        en.append(f"99%: so many of {pairs[TEXT]:,} {what} score lower")
+    if PICTURE in pairs and zh:
+        zh.append(f"以图搜图时，比的是本文件夹里的 {pairs[PICTURE]:,} 对不同图片")
+        en.append(f"for a picture, of {pairs[PICTURE]:,} pairs of two pictures of this folder")
+    elif PICTURE in pairs:
+        zh.append(f"“高于 99%”的意思是：本文件夹的 {pairs[PICTURE]:,} 对不同图片里，99% 的分数都更低")
+        en.append(f"99%: so many of {pairs[PICTURE]:,} pairs of two pictures of this folder score lower")
+    return "；".join(zh), f"{'; '.join(en)}. It is no probability."
 
 
 def classify_page(
@@ -120,12 +123,13 @@ def classify_page(
         sections=sections,
         counts=[(name, len(found)) for name, found in groups],
         notes=[*shelf.notes, *result.notes],
-        means=f"分数高于 {result.pairs:,} 个错配（本文件夹的图片配上与这些标签无关的名称）中的这么多",
-        means_en=(
-            f"the share of {result.pairs:,} mismatched pairs of this folder's pictures and names of other things that "
-            "score lower. It is no probability."
+        means=(
+            f"“高于 99%”的意思是：{result.pairs:,} 个错配（本文件夹的图片配上这些标签以外的名称）里，99% 的分数都更低"
         ),
-        example=result.pictures[0].share if result.pictures and result.pictures[0].share is not None else 1.0,
+        means_en=(
+            f"99%: so many of {result.pairs:,} mismatched pairs (pictures of this folder, names of other things) score "
+            "lower. It is no probability."
+        ),
     )
 
 

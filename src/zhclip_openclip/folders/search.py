@@ -83,7 +83,7 @@ def _query(text: str, number: int, kind: str) -> Query:
     if there and (kind == PICTURE or known or kind_of(path).endswith(" picture")):
         return Query(text, path)
     if kind == PICTURE or (known and not any(character.isspace() for character in text)):
-        what = "a folder" if folder else "a file, but no picture" if there else "not there"
+        what = "a folder" if folder else "not there"
         raise FolderError(f"{text}: the query picture is {what}; for a text that is written so: --as text")
     return Query(text.strip())
 
