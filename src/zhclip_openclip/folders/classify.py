@@ -18,6 +18,7 @@ from zhclip_openclip.folders._errors import FolderError
 from zhclip_openclip.folders._model import Opened
 from zhclip_openclip.folders.shelf import Shelf
 from zhclip_openclip.prompts import classnames, registry, templates
+from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts.classifier import zero_shot_classifier
 
 #: Labels that mean none of the others; what they stand for is said at `classify`.
@@ -83,8 +84,8 @@ def read_labels(
     labels: separated by commas, also Chinese ones. file: one a line. dataset: a classification data set with Chinese
     class names. template_set: see `prompts/templates.py`.
 
-    Raises FolderError: none or several of the places; no labels, one, or one twice; no such data set. PromptError: no
-    such templates. DatasetError: a file that cannot be read.
+    Raises FolderError: none or several of the places; no labels, one, or one twice; no such data set or templates.
+    DatasetError: a file that cannot be read.
     """
     given = [option for option in (labels, file, dataset) if option is not None]
     if len(given) != 1:
@@ -113,7 +114,10 @@ def read_labels(
     other = [number for number, name in enumerate(names) if name.lower() in OTHER] if dataset is None else []
     if len(other) > 1:
         raise FolderError(f"{where}: {shorten(names[number] for number in other)} mean the same; keep one")
-    taken = templates.load(template_set, found, found.name if found else "").templates
+    try:
+        taken = templates.load(template_set, found, found.name if found else "").templates
+    except PromptError as error:
+        raise FolderError(str(error).replace(templates.OPTION, "--templates")) from error
     if isinstance(taken, dict):
         raise FolderError("templates that are finished prompts for each class fit that data set alone; give a list")
     return Labels(tuple(names), tuple(taken), found.name if found else "", other[0] if other else None)

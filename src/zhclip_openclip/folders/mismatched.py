@@ -33,7 +33,7 @@ PICTURES, PICTURES_IN_PAIRS = 1000, 600
 #: Each so many-th name of the bank stands for a label: each of them is written into all templates.
 _EACH = 3
 #: Texts that are encoded each time, to know that what is kept of the others is of the same text tower.
-_TRIED = 4
+_TRIED = 2
 
 
 @dataclass(frozen=True)
