@@ -78,6 +78,9 @@ def search_page(
 
 def _meaning(pairs: dict[str, int]) -> tuple[str, str]:
     """What a share is of, in Chinese and English. pairs: by the kind of query."""
+    pairs = {kind: count for kind, count in pairs.items() if count}
+    if not pairs:
+        return "文件夹里只有一张图片，分数没有可比的", "One picture alone: there is nothing to hold a score against."
     zh, en = [], []
     if TEXT in pairs:
         what = "错配的图文对（本文件夹的图片配上与之无关的中文描述）"

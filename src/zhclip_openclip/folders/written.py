@@ -140,7 +140,7 @@ def print_search(console: Console, answers: Sequence[Answer]) -> None:
             share = percent(hit.share) if hit.share is not None else "-"
             table.add_row(str(hit.place), literal(hit.name) + more, f"{hit.score:.3f}", share)
         console.print(table)
-    pairs = {answer.kind: answer.pairs for answer in answers}
+    pairs = {answer.kind: answer.pairs for answer in answers if answer.pairs}
     if "text" in pairs:
         console.print(
             f"above: share of {pairs['text']:,} mismatched pairs (pictures of this folder, unrelated Chinese captions) "
