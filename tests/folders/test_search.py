@@ -28,11 +28,11 @@ from zhclip_openclip.datasets.pictures_of import list_pictures
 from zhclip_openclip.features import keeping
 from zhclip_openclip.features.cache import FeatureCache
 from zhclip_openclip.features.settings import using
-from zhclip_openclip.folders import mismatched
+from zhclip_openclip.folders import mismatched, written
 from zhclip_openclip.folders._errors import FolderError
 from zhclip_openclip.folders._model import open_model
 from zhclip_openclip.folders._seen import Example
-from zhclip_openclip.folders.search import read_queries, search
+from zhclip_openclip.folders.search import Answer, Hit, read_queries, search
 from zhclip_openclip.folders.shelf import open_shelf
 
 TINY = ("--model", "zhclip-tiny")
@@ -455,6 +455,13 @@ def test_files_written(digits, tmp_path):
     assert [float(row["mismatched_below"]) for row in rows] == pytest.approx(
         [hit["mismatched_below"] for _, hit in told], abs=1e-6
     )
+
+
+def test_a_name_is_no_formula_and_no_row_of_a_csv():
+    hit = Hit(1, 0, '=HYPERLINK("x"),\n1.png', -0.25, 0.5)
+    (row,) = csv.DictReader(io.StringIO(written.search_csv([Answer("@甲", "text", [hit], 4)])))
+    assert row["picture"] == '\'=HYPERLINK("x"),\\n1.png' and row["query"] == "'@甲"
+    assert row["score"] == "-0.25" and row["mismatched_below"] == "0.5"
 
 
 def test_the_bank_is_varied_and_written_once():

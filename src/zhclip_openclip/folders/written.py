@@ -18,6 +18,7 @@ from zhclip_openclip.folders.classify import Classified
 from zhclip_openclip.folders.page import percent
 from zhclip_openclip.folders.search import Answer
 from zhclip_openclip.folders.shelf import Shelf
+from zhclip_openclip.report.views.csv import _plain as plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +78,7 @@ def search_json(shelf: Shelf, opened: Opened, answers: Sequence[Answer]) -> str:
 
 def search_csv(answers: Sequence[Answer]) -> str:
     rows = [
-        [answer.query, hit.place, hit.name, f"{hit.score:.6f}", _share(hit.share), "|".join(hit.copies)]
+        [answer.query, hit.place, hit.name, round(hit.score, 6), _share(hit.share), "|".join(hit.copies)]
         for answer in answers
         for hit in answer.hits
     ]
@@ -115,10 +116,10 @@ def classify_csv(result: Classified) -> str:
         [
             name,
             names[picture.label],
-            f"{picture.score:.6f}",
+            round(picture.score, 6),
             _share(picture.share),
             names[picture.second],
-            f"{picture.second_score:.6f}",
+            round(picture.second_score, 6),
         ]
         for picture in result.pictures
         for name in (picture.name, *picture.copies)
@@ -191,8 +192,8 @@ def _about(shelf: Shelf, opened: Opened) -> dict[str, Any]:
     }
 
 
-def _share(share: float | None) -> str:
-    return "" if share is None else f"{share:.6f}"
+def _share(share: float | None) -> float | str:
+    return "" if share is None else round(share, 6)
 
 
 def _json(value: Any) -> str:
@@ -203,5 +204,6 @@ def _csv(head: list[str], rows: list[list]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows([printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    # A file may be called =1+1.jpg, which a spreadsheet must not compute.
+    writer.writerows([plain(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows)
     return buffer.getvalue()
