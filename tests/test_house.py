@@ -17,7 +17,7 @@ FLOORS = [
     {"features", "prompts"},
     {"datasets", "metrics", "training"},
     {"report", "export", "probes"},
-    {"reproduction", "galleries"},
+    {"reproduction", "galleries", "folders"},  # folders: features, prompts and metrics put together, as a page
     {"integrations"},
     {"commands"},
 ]
