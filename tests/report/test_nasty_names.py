@@ -70,6 +70,8 @@ def of(cls, text: str, **given):
             values[field.name] = True
         elif kind == "dict[str, Any]":
             values[field.name] = {text: text, "versions": {text: text}, "number": 3}
+        elif kind == "Trained | None":
+            values[field.name] = _model.Trained(text, text, (text,))
         elif kind.startswith(("dict", "list")):
             values[field.name] = {} if kind.startswith("dict") else []
         else:
@@ -79,7 +81,8 @@ def of(cls, text: str, **given):
 
 def report_of(text: str) -> _model.Report:
     column, other = of(_model.Column, text), of(_model.Column, text, key="other", group="")
-    cell = _model.Cell(50.0, 51.0, 49.0, 53.0, 1.0, "reproduced", True, True, 100, 0)
+    others = tuple(of(_model.Figure, text, value=49.0, decimals=1, verdict="off", doubt=doubt) for doubt in ("", text))
+    cell = _model.Cell(50.0, 51.0, 49.0, 53.0, 1.0, "reproduced", True, True, 100, 0, text, others)
     rows = [of(_model.Row, text, cells={text: cell, "other": _model.Cell()}) for _ in range(2)]
     rows.append(of(_model.Row, text, cells={text: _model.Cell(40.0), "other": _model.Cell()}))
     table = of(_model.Table, text, columns=[column, other], rows=rows)

@@ -29,6 +29,14 @@ def report(
     ] = None,
     models: Annotated[str | None, typer.Option(help="Show these only, with commas between; aliases will do.")] = None,
     datasets: Annotated[str | None, typer.Option(help="Show these only, with commas between.")] = None,
+    fine_tuned: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECKPOINT=DATASET@BEGAN",
+            help="Of a checkpoint whose results do not tell: the data set that it was fine-tuned on, and the tag or "
+            "checkpoint that it began from; may be repeated.",
+        ),
+    ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 9999,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
@@ -50,6 +58,7 @@ def report(
             seed,
             links_from=output.parent if output else None,
             progress=progress,
+            fine_tuned=fine_tuned or (),
         )
     for problem in made.problems:
         typer.echo(f"problem: {problem}", err=True)

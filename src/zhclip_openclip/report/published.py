@@ -21,7 +21,9 @@ from zhclip_openclip.report.result_json import Unusable, read_value, shown
 
 FORMAT_VERSION = 1
 _FORM = "docs/reports.md has the form"
-_KEYS = {"format", "source", "url", "note", "decimals", "models", "datasets"}
+#: What `training` can say of the models of a file.
+ZERO_SHOT, FINE_TUNED = "zero-shot", "fine-tuned"
+_KEYS = {"format", "source", "url", "note", "training", "decimals", "models", "datasets"}
 _DATASET_KEYS = {"title", "title_zh", "split", "note", "metrics", "values"}
 #: (model, tag), as `_names.model_and_tag` spells it.
 ModelKey = tuple[str, str]
@@ -33,7 +35,8 @@ class Source:
 
     key: short name (the file's). text: where they are from, for people. decimals: how many they are rounded to.
     models: title of each model as published, in that order. values: (data set, metric) -> model -> percent.
-    titles: English and Chinese title of the data sets that are not ours.
+    titles: English and Chinese title of the data sets that are not ours. fine_tuned: whether each model was fine-tuned
+    on the training split of the data set; else they are scored zero-shot.
     """
 
     key: str
@@ -42,6 +45,7 @@ class Source:
     models: dict[ModelKey, str] = field(default_factory=dict)
     values: dict[tuple[str, str], dict[ModelKey, float]] = field(default_factory=dict)
     titles: dict[str, tuple[str, str]] = field(default_factory=dict)
+    fine_tuned: bool = False
 
     def value(self, model: ModelKey, dataset: str, metric: str) -> float | None:
         return self.values.get((dataset, metric), {}).get(model)
@@ -109,7 +113,12 @@ class _Reader:
         if not isinstance(decimals, int) or isinstance(decimals, bool) or not 0 <= decimals <= 6:
             self.wrong("decimals", f"is {repr(decimals)[:60]}", "say how many the figures are rounded to, such as 2")
             return None
-        source = Source(self.path.stem, self.text_of(described), decimals)
+        training = described.get("training", ZERO_SHOT)
+        if training not in (ZERO_SHOT, FINE_TUNED):
+            way_out = f"write {ZERO_SHOT!r}, or {FINE_TUNED!r} where each model was trained on the training split"
+            self.wrong("training", f"is {shown(training)}", way_out)
+            return None
+        source = Source(self.path.stem, self.text_of(described), decimals, fine_tuned=training == FINE_TUNED)
         self.models(described.get("models", {}), source)
         for spelling, entry in described["datasets"].items():
             self.dataset(spelling, entry, source)

@@ -27,7 +27,7 @@ METRICS = 64
 _REQUIRED = ("dataset", "model", "metrics")
 _TEXTS = ("pretrained", "task", "language", "template_set")
 #: Keys that have a field of their own; other short ones are facts.
-_KNOWN = {*_REQUIRED, *_TEXTS, "per_query", "per_sample", "gallery", "versions"}
+_KNOWN = {*_REQUIRED, *_TEXTS, "per_query", "per_sample", "gallery", "versions", "trained"}
 #: What this package adds to a result; one with none of these, of a model that is not ours, is foreign.
 _OURS = {
     "per_query",
@@ -37,6 +37,7 @@ _OURS = {
     "prompts_version",
     "english_classes",
     "skipped_images",
+    "trained",
 }
 
 
@@ -54,7 +55,8 @@ class Result:
 
     metrics: shares, 0..1. outcomes: key and value of what names the NPZ of single samples, or None. gallery: the page
     beside it, or None. skipped: images that could not be read. made_here: whether this package has added to it. facts:
-    its other texts and numbers. problems: what could not be used of it.
+    its other texts and numbers. trained: what the checkpoint began from and the data it was trained on, as its trainer
+    was told; None if the result does not say. problems: what could not be used of it.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class Result:
     skipped: int = 0
     made_here: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    trained: tuple[str, str] | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -95,6 +98,7 @@ def read_result(path: Path) -> Result:
         raise Unusable(path, "has no metric that can be reported", AGAIN)
     skipped, wrong = _skipped(path, described.get("skipped_images"))
     wrong += _incomplete(path, described.get("incomplete"))
+    began_and_data, untold = _trained(path, described.get("trained"))
     kind = next((key for key in ("per_sample", "per_query") if described.get(key)), None)
     return Result(
         path=path,
@@ -110,7 +114,8 @@ def read_result(path: Path) -> Result:
         skipped=skipped,
         made_here=bool(_OURS & set(described)),
         facts=_facts(described),
-        problems=[*problems, *wrong],
+        trained=began_and_data,
+        problems=[*problems, *wrong, *untold],
     )
 
 
@@ -235,6 +240,16 @@ def _incomplete(path: Path, incomplete: Any) -> list[Problem]:
     here, published = shown(incomplete.get("images")), shown(incomplete.get("published"))
     what = f"was evaluated on {here} images, and {published} are published"
     return [Problem(str(path), what, "its figures are of other samples than the published ones")]
+
+
+def _trained(path: Path, trained: Any) -> tuple[tuple[str, str] | None, list[Problem]]:
+    if trained is None:
+        return None, []
+    told = [trained.get(key) for key in ("began", "data")] if isinstance(trained, dict) else [None]
+    if not all(isinstance(text, str) and len(text) <= NAME_LIMIT for text in told):
+        what = f"is {shown(trained)}, and not what the checkpoint began from and was trained on"
+        return None, [Problem(f"{path}: trained", what, "evaluate again, or say it with --fine-tuned")]
+    return tuple(told), []
 
 
 def _gallery(path: Path, named: Any) -> Path | None:

@@ -20,7 +20,7 @@ from zhclip_openclip.metrics._npz import OutcomeError, require, text_of
 from zhclip_openclip.metrics.recall import DIRECTIONS
 from zhclip_openclip.prompts import editions, languages, registry
 from zhclip_openclip.prompts._errors import PromptError
-from zhclip_openclip.report import _names, statistics
+from zhclip_openclip.report import _names, fine_tuned, statistics
 from zhclip_openclip.report._model import Problem, Run
 from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, named, read_result, versions_of
 from zhclip_openclip.report.statistics import Labels, Outcomes, Ranks, Scores
@@ -40,10 +40,17 @@ class Results:
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_results(paths: Iterable[str | os.PathLike[str]], links_from: str | os.PathLike[str] | None = None) -> Results:
+def read_results(
+    paths: Iterable[str | os.PathLike[str]],
+    links_from: str | os.PathLike[str] | None = None,
+    fine_tuned_ones: Iterable[str] = (),
+) -> Results:
     """All results in the files and folders (with the folders below, hidden ones left out), in the order of their paths.
 
-    links_from: the folder that links to galleries start from; by default the current one.
+    links_from: the folder that links to galleries start from; by default the current one. fine_tuned_ones: what is said
+    of checkpoints; see `fine_tuned.parse`.
+
+    Raises ZhclipError: `fine_tuned_ones` of another form.
     """
     results = Results()
     for path in _files(paths, results.problems):
@@ -53,6 +60,8 @@ def read_results(paths: Iterable[str | os.PathLike[str]], links_from: str | os.P
             results.problems += problems
             results.runs.append(run)
             results.outcomes.append(outcomes)
+    results.runs, untold = fine_tuned.tell(results.runs, fine_tuned_ones)
+    results.problems += untold
     return results
 
 
@@ -108,6 +117,7 @@ def _run(result: Result, links_from: Path) -> tuple[Run, Outcomes | None, list[P
         gallery=result.gallery and Path(os.path.relpath(result.gallery, links_from)).as_posix(),
         foreign=families.find(model) is None and not result.made_here,
         facts=result.facts,
+        trained=result.trained and fine_tuned.trained(*result.trained),
     )
     problems = [*result.problems, *_misspelt(result.path, model, dataset)]
     try:

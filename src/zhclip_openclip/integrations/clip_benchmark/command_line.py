@@ -9,6 +9,7 @@ import os
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError, one_line
 from zhclip_openclip._reading import debug
+from zhclip_openclip.checkpoints.training_run import training_run
 from zhclip_openclip.families import find
 from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options
 from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running, say
@@ -217,6 +218,8 @@ def _finish(evaluation: Evaluation) -> None:
             if getattr(dataset, key, None):
                 more[key] = getattr(dataset, key)
         more["split"] = evaluation.args.split
+        if (run := training_run(evaluation.args.pretrained)) is not None:
+            more["trained"] = vars(run)
         more["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}
         skipped = getattr(dataset, "skipped", None)
         if skipped:

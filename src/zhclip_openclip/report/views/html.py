@@ -88,6 +88,7 @@ def render(report: Report) -> str:
         beside=beside,
         translated=lambda column: _translated(column.title, column.title_zh),
         exact=lambda value: "" if value is None else repr(float(value)),
+        elsewhere=_text.elsewhere,
         thousands=lambda value: f"{value:,}",
         here=lambda text: inside(str(text), folder),
         file=lambda path: file_name(path, folder),
@@ -105,6 +106,9 @@ def render(report: Report) -> str:
         decimals=_decimals(report.tables),
         tables=sorted((_table(report, *one) for one in enumerate(report.tables)), key=lambda one: not one["run"]),
         comparisons=_comparisons(report),
+        disagreements=_text.disagreements(report),
+        doubts=_text.doubts(report),
+        marks=_text.marks_of(report),
         definitions=_definitions(report.tables),
         tests={one.test: TESTS.get(one.test) for one in report.comparisons},
         chart={"row": charts.ROW, "top": charts.TOP, "foot": charts.FOOT, "width": charts.WIDTH},
@@ -200,12 +204,11 @@ def _table(report: Report, place: int, table: Table) -> dict[str, Any]:
 
 def _decimals(tables: Sequence[Table]) -> dict[str, int]:
     """How many decimals each source is published with: 42.6 of a source with one is not 42.60."""
-    decimals = dict.fromkeys((row.source for table in tables for row in table.rows), 1)
-    for table in tables:
-        for row in table.rows:
-            published = (cell.published for cell in row.cells.values())
-            if any(value is not None and round(value, 1) != round(value, 2) for value in published):
-                decimals[row.source] = 2
+    cells = [(row, cell) for table in tables for row in table.rows for cell in (*row.cells.values(), Cell())]
+    decimals = dict.fromkeys((cell.source or row.source for row, cell in cells), 1)
+    for row, cell in cells:
+        if cell.published is not None and round(cell.published, 1) != round(cell.published, 2):
+            decimals[cell.source or row.source] = 2
     return decimals
 
 
@@ -224,8 +227,8 @@ def _sources(report: Report, table: Table) -> list[tuple[list[str], str]]:
     """The titles of the rows of each source, and its text."""
     titles: dict[str, dict[str, None]] = {}
     for row in table.rows:
-        if row.source in report.sources:
-            titles.setdefault(row.source, {})[row.title] = None
+        for source in filter(report.sources.get, row.sources):
+            titles.setdefault(source, {})[row.title] = None
     return [(list(rows), report.sources[source]) for source, rows in titles.items()]
 
 

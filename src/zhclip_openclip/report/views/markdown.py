@@ -12,12 +12,15 @@ def render(report: Report) -> str:
     report = _text.cleaned(report)
     parts = ["# Results beside the published figures", _text.explanation(report)]
     parts.append(
-        "A cell has: ours, the difference to the published value, the interval, the verdict, the published value."
+        "A cell has: ours, the difference to the published value, the interval, the verdict, the published value, and "
+        "what other sources publish of the model where it differs (✓ reproduced, ≠ off; † doubtful, and not judged)."
     )
     for table in report.tables:
         parts += [f"## {_escaped(table.title)}", _table(table)]
     if report.sources:
         parts += ["## Sources", _list(f"{_code(key)}: {_escaped(text)}" for key, text in report.sources.items())]
+    for title, notes in _text.notes(report).items():
+        parts += [f"## {title}", _list(map(_escaped, notes))]
     if report.comparisons:
         parts += ["## Comparisons of our runs", _text.comparison_explanation(report), _comparisons(report)]
     if report.problems:
@@ -29,18 +32,22 @@ def _table(table: Table) -> str:
     lines = [["Model", "Published in", *(_escaped(_text.heading(column)) for column in table.columns)]]
     lines.append(["---", "---", *["---:"] * len(table.columns)])
     for row in table.rows:
-        source = _code(row.source) if row.source else ""
+        source = ", ".join(map(_code, row.sources))
         lines.append([_escaped(row.label), source, *(_cell(row.cells[column.key]) for column in table.columns)])
     return _rows(lines)
 
 
 def _cell(cell: Cell) -> str:
     published = _bold(_text.number(cell.published), cell.best_published)
+    others = [
+        f"{one.value:.{one.decimals}f} {_code(one.source)}" + ("†" if one.doubt else _text.SIGNS.get(one.verdict, ""))
+        for one in _text.elsewhere(cell)
+    ]
     if cell.ours is None:
-        return published
+        return "<br>".join(filter(None, (published, *others)))
     said = [_bold(_text.number(cell.ours), cell.best)]
     said += [_text.LINES[name](cell) for name in ("difference", "interval")]
-    said += [f"*{cell.verdict}*", f"published {published}" if published else ""]
+    said += [f"*{cell.verdict}*", f"published {published}" if published else "", *others]
     return "<br>".join(filter(None, said))
 
 
@@ -49,7 +56,7 @@ def _comparisons(report: Report) -> str:
     lines = [["Compared by", "Better", "Worse", "Difference", interval, "p", "corrected", "Significant", "Test"]]
     lines.append([*["---"] * 3, *["---:"] * 4, "---", "---"])
     for one in report.comparisons:
-        names = (_text.where(report, one), one.better, one.worse)
+        names = (_text.where(report, one), _text.origin(one, "better"), _text.origin(one, "worse"))
         figures = (_text.p_value(one.p), _text.p_value(one.p_corrected), "yes" if one.significant else "no")
         ends = _text.interval(one.low, one.high)
         lines.append([*map(_escaped, names), f"+{one.difference:.2f}", ends, *map(_escaped, (*figures, one.test))])
