@@ -342,3 +342,34 @@ def test_figures_are_those_of_the_paper():
     for key, mean in means.items():
         parts = [after.value(key, "muge", f"{T2I}_recall@{k}") for k in (1, 5, 10)]
         assert mean == pytest.approx(np.mean(parts), abs=0.1 + 1e-9)
+
+
+# ---------------------------------------------------------------- from the evaluation on
+
+
+def test_an_evaluation_says_it_in_its_result(tmp_path, monkeypatch):
+    """Of a checkpoint of a training run; then nobody needs the run any more."""
+    import sys
+
+    import clip_benchmark.cli as cli
+    import open_clip
+    import torch
+
+    model = open_clip.create_model("zhclip-tiny", pretrained="digits")
+    checkpoint = training(tmp_path / "logs" / "run", data="digits-retrieval", began="digits")
+    torch.save({"epoch": 1, "name": "run", "state_dict": model.state_dict()}, checkpoint)
+    monkeypatch.chdir(tmp_path)
+    for number, pretrained in enumerate(("logs/run/checkpoints/epoch_3.pt", "digits")):
+        words = ["--model", "zhclip-tiny", "--pretrained", pretrained, "--dataset", "digits-retrieval"]
+        words += ["--language", "zh", "--num_workers", "0", "--quiet", "--output", str(tmp_path / "r" / f"{number}.json")]
+        (tmp_path / "r").mkdir(exist_ok=True)
+        monkeypatch.setattr(sys, "argv", ["clip_benchmark", "eval", *words])
+        cli.main()
+    written = [json.loads((tmp_path / "r" / f"{number}.json").read_text()) for number in range(2)]
+    assert written[0]["trained"] == {"began": "digits", "data": "digits-retrieval"} and "trained" not in written[1]
+    (tmp_path / "logs" / "run" / "params.txt").unlink()
+    made = build([tmp_path / "r"], resamples=200)
+    (row,) = table_of(made, "digits-retrieval fine-tuned").rows
+    assert row.label == "zhclip-tiny (epoch_3.pt, fine-tuned on digits-retrieval)"
+    assert len(made.comparisons) == 4 and {one.p for one in made.comparisons} == {1.0}  # the same weights
+    assert not made.problems
