@@ -153,7 +153,7 @@ def test_all_of_those_that_tie_are_best(tmp_path):
 @pytest.mark.parametrize("dataset, k", [("muge", 1), ("coco-cn", 5), ("flickr30k-cn", 10)])
 def test_verdicts_of_results_that_are_off_by_known_amounts(tmp_path, source, dataset, k):
     """Moved by half a standard deviation the published value is in the interval, by three it is out."""
-    samples, wanted = 5000, {}
+    samples, wanted = 4000, {}  # not as many as the translated captions of COCO-CN
     for place, name in enumerate(COMPARISON):
         model = _names.model_name(name)
         recalls = [source.value((model, ""), dataset, f"{T2I}_recall@{own}") for own in files.KS]
@@ -406,7 +406,6 @@ def test_figures_of_a_tag_stand_beside_the_runs_of_that_tag(tmp_path):
     rows = {(row.label, row.source): row.cells["text_to_image R@1"] for row in table_of(made, "muge").rows}
     assert rows["QA-CLIP", "qa"].verdict == "reproduced" and rows["QA-CLIP", "qa"].published == 59.5
     assert rows["CN-CLIP", "zh_clip"].verdict == "not run" and ("CN-CLIP (qa_clip)", "zh_clip") not in rows
-    assert ("zhclip", "qa") not in rows  # not run and not asked for
     assert made.sources["qa"] == "QA-CLIP"
 
 
@@ -443,7 +442,8 @@ def test_a_data_set_of_somebody_elses_with_its_figures(tmp_path):
     made = build([tmp_path / "r"], published=[paper], resamples=100)
     table = table_of(made, "our-set")
     assert (table.title, table.title_zh) == ("Our own: zero-shot classification", "自建：零样本分类")
-    assert [(row.label, row.cells["acc1"].verdict) for row in table.rows] == [("Ours (v2)", "reproduced")]
+    told = [(row.label, row.cells["acc1"].verdict) for row in table.rows]
+    assert told == [("Ours", "not run"), ("Ours (v2)", "reproduced")]
 
 
 def test_runs_that_disagree_are_both_in_the_table(tmp_path):

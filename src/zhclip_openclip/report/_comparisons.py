@@ -47,6 +47,8 @@ class Figures:
 
     def __init__(self, read: Results, resamples: int, seed: int) -> None:
         self.read, self.resamples, self.seed = read, resamples, seed
+        #: Why a run is not compared with a source, by the path of the one and the key of the other.
+        self.problems: dict[tuple[str, str], Problem] = {}
         self._intervals: dict[tuple[int, str], tuple[float, float] | None] = {}
 
     def value(self, run: int, metric: str) -> float | None:

@@ -52,7 +52,8 @@ class Cell:
     published, ours: percent, None where there is none. low, high: the interval around ours, None without per-sample
     outcomes. difference: ours - published. verdict: one of `VERDICTS`. best_published, best: the best of the column
     (all of those that tie). samples: queries or images behind ours. run: index into `Report.runs`. source: key into
-    `Report.sources` of the published value. also: what other sources publish.
+    `Report.sources` of the published value. also: what other sources publish. leads: in a leaderboard, whether no
+    open model of at most a billion parameters is better; `best_published` is of the whole column there.
     """
 
     published: float | None = None
@@ -67,6 +68,7 @@ class Cell:
     run: int | None = None
     source: str = ""
     also: tuple[Figure, ...] = ()
+    leads: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Row:
 
     model: canonical name. title: as published ('CN-CLIP'). source: key into `Report.sources` of the first that
     publishes values of it, or ''. variant: '' or what tells two runs of one model apart (tag, language, template set).
-    cells: by column key.
+    cells: by column key. about: in a leaderboard, what is known of the model ('958M').
     """
 
     model: str
@@ -83,6 +85,7 @@ class Row:
     source: str = ""
     variant: str = ""
     cells: dict[str, Cell] = field(default_factory=dict)
+    about: str = ""
 
     @property
     def sources(self) -> list[str]:
@@ -192,7 +195,8 @@ class Problem:
 @dataclass
 class Report:
     """What the views show. sources: source key -> where the published values are from. pairs: of runs that p is
-    corrected for, more than `comparisons` has where there are too many to compare them all."""
+    corrected for, more than `comparisons` has where there are too many to compare them all. leaderboard: a table for
+    each data set, its rows from the best down."""
 
     tables: list[Table] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -203,6 +207,7 @@ class Report:
     seed: int = 0
     sources: dict[str, str] = field(default_factory=dict)
     pairs: int = 0
+    leaderboard: bool = False
 
     @property
     def corrected_for(self) -> int:

@@ -7,7 +7,7 @@ and no figure stands in a table of zero-shot ones.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from zhclip_openclip import families
 from zhclip_openclip._errors import ZhclipError
@@ -156,6 +156,22 @@ class Layout:
         tables += [self._fine_tuned_table(benchmark) for benchmark in self._further(fine_tuned=True)]
         return [table for table in tables if table.columns and table.rows]
 
+    def board(self) -> list[PlannedTable]:
+        """A table for each data set, zero-shot and fine-tuned apart, with all that is published and was run of it."""
+        order = [entry["dataset"] for entry in self.described["tables"] if "dataset" in entry]
+        zero_shot = sorted(self._further(fine_tuned=False), key=lambda one: (_place(one, order), one[0], one[1]))
+        tables = [self._further_table(benchmark, []) for benchmark in zero_shot]
+        tables += [self._fine_tuned_table(benchmark) for benchmark in self._further(fine_tuned=True)]
+        tables = [replace(table, columns=list(filter(_is_ranked, table.columns))) for table in tables]
+        rows = [[replace(row, title=self._full_title(row)) for row in table.rows] for table in tables]
+        tables = [replace(table, rows=its) for table, its in zip(tables, rows, strict=True)]
+        return [table for table in tables if table.columns and table.rows]
+
+    def _full_title(self, row: PlannedRow) -> str:
+        """That of a source beside ZH-CLIP's, whose names are for six systems of one size each."""
+        titles = [one.models[row.published] for one in row.sources if one.key != self.described["layout"]]
+        return titles[0] if titles else row.title
+
     def _published_table(self, entry: dict) -> PlannedTable:
         shown = [source for source in self.sources if source.key in self.whole and not source.fine_tuned]
         shown = [source for source in shown if source.key == self.described["layout"]] or shown
@@ -302,6 +318,19 @@ class Layout:
         keys = key, (key[0], "")
         titles = [source.models[key] for key in keys for source in self.sources if key in source.models]
         return titles[0] if titles else key[0]
+
+
+def _place(benchmark: Benchmark, order: list[str]) -> int:
+    """The published order, then other retrieval, then classification, its largest first."""
+    task, dataset = benchmark
+    if dataset in order:
+        return order.index(dataset)
+    return len(order) + (task != RETRIEVAL) + (task != RETRIEVAL and dataset != "imagenet1k")
+
+
+def _is_ranked(column: Column) -> bool:
+    """Few publish a mean of recalls, and it follows from them."""
+    return not column.metric.endswith("_mean_recall")
 
 
 def _task_of(metric: str) -> str:

@@ -19,8 +19,7 @@ from zhclip_openclip.metrics import per_query, per_sample
 from zhclip_openclip.metrics._npz import OutcomeError, require, text_of
 from zhclip_openclip.metrics.recall import DIRECTIONS
 from zhclip_openclip.prompts import editions, languages, registry
-from zhclip_openclip.prompts._errors import PromptError
-from zhclip_openclip.report import _names, fine_tuned, statistics
+from zhclip_openclip.report import _names, fine_tuned, same_set, statistics
 from zhclip_openclip.report._model import Problem, Run
 from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, named, read_result, versions_of
 from zhclip_openclip.report.statistics import Labels, Outcomes, Ranks, Scores
@@ -57,9 +56,16 @@ def read_results(
         with _noting(results.problems, path):
             result = read_result(path)
             run, outcomes, problems = _run(result, Path(links_from or "."))
+            if (wrong := same_set.wrong_set(run, outcomes)) is not None:
+                results.problems.append(wrong)
+                continue
             results.problems += problems
             results.runs.append(run)
             results.outcomes.append(outcomes)
+    for run, problem in same_set.same_data(zip(results.runs, results.outcomes, strict=True)):
+        place = results.runs.index(run)
+        del results.runs[place], results.outcomes[place]
+        results.problems.append(problem)
     results.runs, untold = fine_tuned.tell(results.runs, fine_tuned_ones)
     results.problems += untold
     return results
@@ -260,8 +266,9 @@ def variant(run: Run) -> tuple[str, ...]:
     if _names.is_retrieval(run.dataset):
         split = retrieval.default_split(run.dataset)  # its captions are Chinese, whatever --language said
     else:
-        split, expected = "test", languages.SIMPLIFIED if _names.is_known_dataset(run.dataset) else "en"
-        if (language := _language(run.language)) not in (expected, ""):
+        chinese = _names.is_known_dataset(run.dataset) or run.dataset in _names.layout()["in_many_languages"]
+        split, expected = "test", languages.SIMPLIFIED if chinese else "en"
+        if (language := _names.language(run.language)) not in (expected, ""):
             parts.append(language)
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
     if run.templates not in ("", "cn_clip" if elevater else "zh"):  # their defaults
@@ -279,13 +286,6 @@ def older_version(run: Run) -> int | None:
     """The version of its prompts; None for the newest, and where nothing of them is ours."""
     made = editions.made_with(run.dataset, run.templates, run.facts)
     return made.version if made and made.version != made.newest else None
-
-
-def _language(language: str) -> str:
-    try:
-        return languages.normalise(language) if language else ""
-    except PromptError:
-        return language
 
 
 def without_duplicates(results: Results) -> tuple[list[tuple[int, str]], list[Problem]]:

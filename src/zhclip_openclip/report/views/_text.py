@@ -11,10 +11,12 @@ from zhclip_openclip.report._model import Cell, Column, Comparison, Figure, Prob
 
 _Value = TypeVar("_Value")
 
+#: Stands in a leaderboard with the best open model of at most a billion parameters.
+LEADS = " ★"
 #: What is said of a row that was run, line by line.
 LINES: dict[str, Callable[[Cell], str]] = {
-    "published": lambda cell: number(cell.published),
-    "ours": lambda cell: number(cell.ours),
+    "published": lambda cell: number(cell.published) + (LEADS if cell.leads else ""),
+    "ours": lambda cell: number(cell.ours) + (LEADS if cell.leads and cell.published is None else ""),
     "difference": lambda cell: "" if cell.difference is None else signed(cell.difference),
     "interval": lambda cell: interval(cell.low, cell.high),
     "verdict": lambda cell: cell.verdict if cell.ours is not None or cell.published is not None else "",
@@ -178,6 +180,21 @@ def doubts(report: Report) -> list[str]:
     )
 
 
+def name(row: Row, marks: dict[str, int] | None = None) -> str:
+    """What stands before a row: its label; in a leaderboard its size too and, with `marks`, where it is published."""
+    label = ", ".join(filter(None, (row.label, row.about)))
+    sources = "".join(f"[{marks[key]}]" for key in row.sources) if marks else ""
+    return f"{label} {sources}" if sources else label
+
+
+def leaderboard_explanation() -> str:
+    return (
+        "From the best down by the first column, by the published value, or ours where nothing is published. Bold: the "
+        "best of a column. ★: the best of the models whose weights can be had and that have at most a billion "
+        "parameters. Values of different sources were measured in different ways: the notes of the sources say how."
+    )
+
+
 def share(level: float) -> str:
     return f"{100 * level:g}%"
 
@@ -196,10 +213,14 @@ def where(report: Report, comparison: Comparison) -> str:
 
 def explanation(report: Report) -> str:
     """What the words of the tables mean, in one paragraph."""
+    if report.leaderboard and not report.runs:
+        return f"Values are percent. {leaderboard_explanation()}"
+    ranked = f" {leaderboard_explanation()}" if report.leaderboard else ""
     return (
         f"Values are percent. Intervals are {share(report.level)} bootstrap intervals over queries or images "
         f"({report.resamples:,} resamples, seed {report.seed}). reproduced: the published value, before it was "
         "rounded, can lie in the interval; off: it cannot; no interval: there are no outcomes of single samples."
+        + ranked
     )
 
 

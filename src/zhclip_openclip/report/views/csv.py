@@ -16,7 +16,20 @@ from zhclip_openclip.report.views import _text
 
 COLUMNS = (
     *("record", "table", "column", "dataset", "metric", "model", "title", "variant", "source"),
-    *("published", "ours", "low", "high", "difference", "verdict", "best_published", "best", "samples", "run"),
+    *(
+        "published",
+        "ours",
+        "low",
+        "high",
+        "difference",
+        "verdict",
+        "best_published",
+        "best",
+        "samples",
+        "run",
+        "leads",
+        "about",
+    ),
     *("better", "worse", "p", "p_corrected", "significant", "test", "origin"),
     *("where", "what", "way_out"),
 )
@@ -47,6 +60,7 @@ def _places(report: Report) -> Iterator[tuple[dict[str, Any], Row, Cell]]:
                     "model": row.model,
                     "title": row.title,
                     "variant": row.variant,
+                    "about": row.about,
                 }
                 yield place, row, row.cells[column.key]
 

@@ -89,6 +89,7 @@ def render(report: Report) -> str:
         translated=lambda column: _translated(column.title, column.title_zh),
         exact=lambda value: "" if value is None else repr(float(value)),
         elsewhere=_text.elsewhere,
+        mark=_text.marks_of(report).get,
         thousands=lambda value: f"{value:,}",
         here=lambda text: inside(str(text), folder),
         file=lambda path: file_name(path, folder),
@@ -104,7 +105,10 @@ def render(report: Report) -> str:
         level=f"{100 * report.level:g}%",
         nothing=Cell(),
         decimals=_decimals(report.tables),
-        tables=sorted((_table(report, *one) for one in enumerate(report.tables)), key=lambda one: not one["run"]),
+        tables=sorted(
+            (_table(report, *one) for one in enumerate(report.tables)),
+            key=lambda one: not (one["run"] or report.leaderboard),
+        ),
         comparisons=_comparisons(report),
         disagreements=_text.disagreements(report),
         doubts=_text.doubts(report),
@@ -223,13 +227,13 @@ def _galleries(report: Report, table: Table) -> list[tuple[str, str]]:
     return [(name, address) for name, address in found if address]
 
 
-def _sources(report: Report, table: Table) -> list[tuple[list[str], str]]:
-    """The titles of the rows of each source, and its text."""
+def _sources(report: Report, table: Table) -> list[tuple[list[str], str, str]]:
+    """The titles of the rows of each source, its text and its key."""
     titles: dict[str, dict[str, None]] = {}
     for row in table.rows:
         for source in filter(report.sources.get, row.sources):
             titles.setdefault(source, {})[row.title] = None
-    return [(list(rows), report.sources[source]) for source, rows in titles.items()]
+    return [(list(rows), report.sources[source], source) for source, rows in titles.items()]
 
 
 def _group(names: tuple[str, str], columns: Iterable[Column]) -> dict[str, Any]:

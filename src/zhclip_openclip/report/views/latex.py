@@ -20,6 +20,7 @@ _SPECIAL = {
     '"': r"\textquotedbl{}",
     "–": "--",
     "†": r"\dag{}",
+    "★": r"$\star$",
 }
 
 
@@ -81,7 +82,7 @@ def _header(columns: list[Column]) -> list[str]:
 
 
 def _row(row: Row, columns: list[Column], level: float, marks: dict[str, int]) -> list[str]:
-    lines, title = [], escaped(row.label)
+    lines, title = [], escaped(_text.name(row, marks if row.about else None))
     cells = [row.cells[column.key] for column in columns]
     for name, texts in _text.lines(row, columns, marks, word=True).items():
         label = f"{_text.share(level)} interval" if name == "interval" else name.partition(" ")[0]

@@ -10,14 +10,16 @@ from zhclip_openclip.report.views import _text
 
 def render(report: Report) -> str:
     report = _text.cleaned(report)
-    parts = ["# Results beside the published figures", _text.explanation(report)]
-    parts.append(
-        "A cell has: ours, the difference to the published value, the interval, the verdict, the published value, and "
-        "what other sources publish of the model where it differs (✓ reproduced, ≠ off; † doubtful, and not judged)."
-    )
-    for table in report.tables:
-        parts += [f"## {_escaped(table.title)}", _table(table)]
-    if report.sources:
+    title = "# Leaderboard" if report.leaderboard else "# Results beside the published figures"
+    parts = [title, _text.explanation(report)]
+    if report.runs or not report.leaderboard:
+        parts.append(
+            "A cell has: ours, the difference to the published value, the interval, the verdict, the published value, "
+            "and what other sources publish of the model where it differs (✓ reproduced, ≠ off; † doubtful, and not "
+            "judged)."
+        )
+    parts += tables(report)
+    if report.sources and not report.leaderboard:
         parts += ["## Sources", _list(f"{_code(key)}: {_escaped(text)}" for key, text in report.sources.items())]
     for title, notes in _text.notes(report).items():
         parts += [f"## {title}", _list(map(_escaped, notes))]
@@ -25,27 +27,43 @@ def render(report: Report) -> str:
         parts += ["## Comparisons of our runs", _text.comparison_explanation(report), _comparisons(report)]
     if report.problems:
         parts += ["## Problems", _list(_escaped(str(problem)) for problem in report.problems)]
+    if report.leaderboard:
+        parts.append(footnotes(report))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(table: Table) -> str:
+def tables(report: Report) -> list[str]:
+    """Heading and table, one after another."""
+    return [part for one in report.tables for part in (f"## {_escaped(one.title)}", _table(one, report.leaderboard))]
+
+
+def footnotes(report: Report) -> str:
+    """The sources as footnotes, which the rows of a leaderboard refer to."""
+    return "\n".join(f"[^{_anchor(key)}]: {_code(key)}: {_escaped(text)}" for key, text in report.sources.items())
+
+
+def _anchor(key: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", key)
+
+
+def _table(table: Table, ranked: bool = False) -> str:
     lines = [["Model", "Published in", *(_escaped(_text.heading(column)) for column in table.columns)]]
     lines.append(["---", "---", *["---:"] * len(table.columns)])
     for row in table.rows:
-        source = ", ".join(map(_code, row.sources))
-        lines.append([_escaped(row.label), source, *(_cell(row.cells[column.key]) for column in table.columns)])
+        source = ", ".join(f"{_code(key)}[^{_anchor(key)}]" if ranked else _code(key) for key in row.sources)
+        lines.append([_escaped(_text.name(row)), source, *(_cell(row.cells[column.key]) for column in table.columns)])
     return _rows(lines)
 
 
 def _cell(cell: Cell) -> str:
-    published = _bold(_text.number(cell.published), cell.best_published)
+    published = _bold(_text.LINES["published"](cell), cell.best_published)
     others = [
         f"{one.value:.{one.decimals}f} {_code(one.source)}" + ("†" if one.doubt else _text.SIGNS.get(one.verdict, ""))
         for one in _text.elsewhere(cell)
     ]
     if cell.ours is None:
         return "<br>".join(filter(None, (published, *others)))
-    said = [_bold(_text.number(cell.ours), cell.best)]
+    said = [_bold(_text.LINES["ours"](cell), cell.best)]
     said += [_text.LINES[name](cell) for name in ("difference", "interval")]
     said += [f"*{cell.verdict}*", f"published {published}" if published else "", *others]
     return "<br>".join(filter(None, said))

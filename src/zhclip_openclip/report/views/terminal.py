@@ -49,10 +49,15 @@ def show(report: Report, console: Console) -> None:
 
 def _grids(table: Table, report: Report, width: int) -> Group:
     """The table in parts that fit beside each other, each with the models in front."""
-    names = max(len(row.label) for row in table.rows)
+    names = max(len(_text.name(row, _marks(report))) for row in table.rows)
     parts = _parts(table.columns, max(1, (width - min(names, 34) - 14) // _CELL))
     grids = [part for columns in parts for part in ("", _grid(table, columns, report))]
     return Group(Text(table.title, style="bold"), *grids[1:])
+
+
+def _marks(report: Report) -> dict[str, int] | None:
+    """Where the figures are from is said with each row of a leaderboard."""
+    return _text.marks_of(report) if report.leaderboard else None
 
 
 def _parts(columns: list[Column], most: int) -> list[list[Column]]:
@@ -78,7 +83,7 @@ def _grid(table: Table, columns: list[Column], report: Report) -> Grid:
         heading = column.title if title or not column.group else f"{column.group}\n{column.title}"
         grid.add_column(Text(heading), justify="right", no_wrap=True, min_width=_CELL - 2)
     for row in table.rows:
-        label = row.label
+        label = _text.name(row, _marks(report))
         cells = [row.cells[column.key] for column in columns]
         for name, texts in _text.lines(row, columns, _text.marks_of(report)).items():
             what = f"{_text.share(report.level)} interval" if name == "interval" else name.partition(" ")[0]
