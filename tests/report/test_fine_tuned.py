@@ -361,7 +361,15 @@ def test_an_evaluation_says_it_in_its_result(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number, pretrained in enumerate(("logs/run/checkpoints/epoch_3.pt", "digits")):
         words = ["--model", "zhclip-tiny", "--pretrained", pretrained, "--dataset", "digits-retrieval"]
-        words += ["--language", "zh", "--num_workers", "0", "--quiet", "--output", str(tmp_path / "r" / f"{number}.json")]
+        words += [
+            "--language",
+            "zh",
+            "--num_workers",
+            "0",
+            "--quiet",
+            "--output",
+            str(tmp_path / "r" / f"{number}.json"),
+        ]
         (tmp_path / "r").mkdir(exist_ok=True)
         monkeypatch.setattr(sys, "argv", ["clip_benchmark", "eval", *words])
         cli.main()

@@ -87,13 +87,14 @@ def load_published(
     sources: list[Source] = []
     problems: list[Problem] = []
     packaged = [_names.PUBLISHED / f"{name}.json" for name in _names.layout()["sources"]]
-    for path in [*packaged, *map(Path, files)]:
+    for number_of_it, path in enumerate([*packaged, *map(Path, files)]):
+        is_given = number_of_it >= len(packaged)
         source, found = read_published(path)
         problems += found
         if source is None:
             continue
         twin = next((known.key for known in sources if source.says_the_same(known)), "")
-        if path not in packaged and given is not None:
+        if is_given and given is not None:
             given.append(twin)
         if twin:
             continue
@@ -101,7 +102,7 @@ def load_published(
         key, number = source.key, 2
         while source.key in taken:
             source.key, number = f"{key}-{number}", number + 1
-        if given and not given[-1] and path not in packaged:
+        if is_given and given:
             given[-1] = source.key
         sources.append(source)
     return sources, problems

@@ -157,7 +157,12 @@ def _misspelt(path: Path, model: str, dataset: str) -> list[Problem]:
     problems = []
     for what, name, ours, known in (
         ("model", model, families.find(model) is not None, families.all_names()),
-        ("dataset", dataset, _names.is_known_dataset(dataset), _names.known_datasets()),
+        (
+            "dataset",
+            dataset,
+            _names.is_known_dataset(dataset) or dataset in _names.layout()["chinese"],
+            _names.known_datasets(),
+        ),
     ):
         way_out = _names.suggest(name, known, cutoff=0.9)
         if not ours and way_out.startswith("did you mean"):
@@ -266,7 +271,7 @@ def variant(run: Run) -> tuple[str, ...]:
     if _names.is_retrieval(run.dataset):
         split = retrieval.default_split(run.dataset)  # its captions are Chinese, whatever --language said
     else:
-        chinese = _names.is_known_dataset(run.dataset) or run.dataset in _names.layout()["in_many_languages"]
+        chinese = _names.is_known_dataset(run.dataset) or run.dataset in _names.layout()["chinese"]
         split, expected = "test", languages.SIMPLIFIED if chinese else "en"
         if (language := _names.language(run.language)) not in (expected, ""):
             parts.append(language)

@@ -233,7 +233,9 @@ def _sources(report: Report, table: Table) -> list[tuple[list[str], str, str]]:
     for row in table.rows:
         for source in filter(report.sources.get, row.sources):
             titles.setdefault(source, {})[row.title] = None
-    return [(list(rows), report.sources[source], source) for source, rows in titles.items()]
+    found = [(list(rows), report.sources[source], source) for source, rows in titles.items()]
+    marks = _text.marks_of(report)
+    return sorted(found, key=lambda one: marks[one[2]]) if report.leaderboard else found
 
 
 def _group(names: tuple[str, str], columns: Iterable[Column]) -> dict[str, Any]:

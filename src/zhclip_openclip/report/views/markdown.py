@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from zhclip_openclip.report._model import Cell, Report, Table
 from zhclip_openclip.report.views import _text
@@ -22,7 +23,7 @@ def render(report: Report) -> str:
     if report.sources and not report.leaderboard:
         parts += ["## Sources", _list(f"{_code(key)}: {_escaped(text)}" for key, text in report.sources.items())]
     for title, notes in _text.notes(report).items():
-        parts += [f"## {title}", _list(map(_escaped, notes))]
+        parts += [f"## {title}", listed(notes)]
     if report.comparisons:
         parts += ["## Comparisons of our runs", _text.comparison_explanation(report), _comparisons(report)]
     if report.problems:
@@ -40,6 +41,10 @@ def tables(report: Report) -> list[str]:
 def footnotes(report: Report) -> str:
     """The sources as footnotes, which the rows of a leaderboard refer to."""
     return "\n".join(f"[^{_anchor(key)}]: {_code(key)}: {_escaped(text)}" for key, text in report.sources.items())
+
+
+def listed(texts: Iterable[str]) -> str:
+    return _list(map(_escaped, texts))
 
 
 def _anchor(key: str) -> str:
