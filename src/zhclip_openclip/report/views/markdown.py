@@ -35,27 +35,33 @@ def render(report: Report) -> str:
 
 def tables(report: Report) -> list[str]:
     """Heading and table, one after another."""
-    return [part for one in report.tables for part in (f"## {_escaped(one.title)}", _table(one, report.leaderboard))]
+    marks = _text.marks_of(report) if report.leaderboard else None
+    return [part for one in report.tables for part in (f"## {_escaped(one.title)}", _table(one, marks))]
 
 
 def footnotes(report: Report) -> str:
     """The sources as footnotes, which the rows of a leaderboard refer to."""
-    return "\n".join(f"[^{_anchor(key)}]: {_code(key)}: {_escaped(text)}" for key, text in report.sources.items())
+    marks = _text.marks_of(report)
+    return "\n".join(
+        f"[^{_anchor(key, marks)}]: {_code(key)}: {_escaped(text)}" for key, text in report.sources.items()
+    )
 
 
 def listed(texts: Iterable[str]) -> str:
     return _list(map(_escaped, texts))
 
 
-def _anchor(key: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "-", key)
+def _anchor(key: str, marks: dict[str, int]) -> str:
+    """What a footnote is called: its source, or the number of one that is no word."""
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else str(marks[key])
 
 
-def _table(table: Table, ranked: bool = False) -> str:
+def _table(table: Table, marks: dict[str, int] | None) -> str:
+    """marks: of a leaderboard, whose rows refer to footnotes."""
     lines = [["Model", "Published in", *(_escaped(_text.heading(column)) for column in table.columns)]]
     lines.append(["---", "---", *["---:"] * len(table.columns)])
     for row in table.rows:
-        source = ", ".join(f"{_code(key)}[^{_anchor(key)}]" if ranked else _code(key) for key in row.sources)
+        source = ", ".join(f"{_code(key)}[^{_anchor(key, marks)}]" if marks else _code(key) for key in row.sources)
         lines.append([_escaped(_text.name(row)), source, *(_cell(row.cells[column.key]) for column in table.columns)])
     return _rows(lines)
 
