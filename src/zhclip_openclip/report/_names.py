@@ -11,7 +11,8 @@ from typing import Any
 from zhclip_openclip import families
 from zhclip_openclip._errors import shorten
 from zhclip_openclip._paths import DATA
-from zhclip_openclip.prompts import registry
+from zhclip_openclip.prompts import languages, registry
+from zhclip_openclip.prompts._errors import PromptError
 
 PUBLISHED = DATA / "published"
 #: A k of nine digits is more than any set of candidates has; the int() of thousands of digits fails.
@@ -46,6 +47,14 @@ def default_tag(name: str) -> str:
     """The tag that a model of ours has without --pretrained, '' for a model that is not ours."""
     found = families.find(name)
     return found[1].default_tag if found else ""
+
+
+def language(spelling: str) -> str:
+    """The language as we spell it; what is none that is known here as it is."""
+    try:
+        return languages.normalise(spelling) if spelling else ""
+    except PromptError:
+        return spelling
 
 
 def dataset_name(spelling: str) -> str:

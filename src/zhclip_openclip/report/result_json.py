@@ -27,7 +27,7 @@ METRICS = 64
 _REQUIRED = ("dataset", "model", "metrics")
 _TEXTS = ("pretrained", "task", "language", "template_set")
 #: Keys that have a field of their own; other short ones are facts.
-_KNOWN = {*_REQUIRED, *_TEXTS, "per_query", "per_sample", "gallery", "versions"}
+_KNOWN = {*_REQUIRED, *_TEXTS, "per_query", "per_sample", "gallery", "versions", "trained"}
 #: What this package adds to a result; one with none of these, of a model that is not ours, is foreign.
 _OURS = {
     "per_query",
@@ -41,6 +41,7 @@ _OURS = {
     "probe",
     "limit",
     "own",
+    "trained",
 }
 #: What clip_benchmark puts among the metrics of a linear probe and is none.
 _SETTINGS = ("weight_decay", "epochs", "seed", "fewshot_k", "normalized")
@@ -60,7 +61,8 @@ class Result:
 
     metrics: shares, 0..1. outcomes: key and value of what names the NPZ of single samples, or None. gallery: the page
     beside it, or None. skipped: images that could not be read. made_here: whether this package has added to it. facts:
-    its other texts and numbers. problems: what could not be used of it.
+    its other texts and numbers. trained: what the checkpoint began from and the data it was trained on, as its trainer
+    was told; None if the result does not say. problems: what could not be used of it.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Result:
     skipped: int = 0
     made_here: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    trained: tuple[str, str] | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -105,6 +108,7 @@ def read_result(path: Path) -> Result:
         raise Unusable(path, "has no metric that can be reported", AGAIN)
     skipped, wrong = _skipped(path, described.get("skipped_images"))
     wrong += _incomplete(path, described.get("incomplete")) + _sample(path, described)
+    began_and_data, untold = _trained(path, described.get("trained"))
     kind = next((key for key in ("per_sample", "per_query") if described.get(key)), None)
     return Result(
         path=path,
@@ -120,7 +124,8 @@ def read_result(path: Path) -> Result:
         skipped=skipped,
         made_here=bool(_OURS & set(described)),
         facts={**_facts(described), **settings},
-        problems=[*problems, *wrong],
+        trained=began_and_data,
+        problems=[*problems, *wrong, *untold],
     )
 
 
@@ -288,6 +293,16 @@ def _sample(path: Path, described: dict[str, Any]) -> list[Problem]:
     said = described["limit"]
     what = f"was evaluated on a sample of {shown(said.get('images'))} of {shown(said.get('of'))} images"
     return [Problem(str(path), what, "its figures stand in a row of their own; leave --limit out for the whole")]
+
+
+def _trained(path: Path, trained: Any) -> tuple[tuple[str, str] | None, list[Problem]]:
+    if trained is None:
+        return None, []
+    told = [trained.get(key) for key in ("began", "data")] if isinstance(trained, dict) else [None]
+    if not all(isinstance(text, str) and len(text) <= NAME_LIMIT for text in told):
+        what = f"is {shown(trained)}, and not what the checkpoint began from and was trained on"
+        return None, [Problem(f"{path}: trained", what, "evaluate again, or say it with --fine-tuned")]
+    return tuple(told), []
 
 
 def _gallery(path: Path, named: Any) -> Path | None:

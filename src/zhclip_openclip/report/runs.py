@@ -19,8 +19,7 @@ from zhclip_openclip.metrics import per_query, per_sample
 from zhclip_openclip.metrics._npz import OutcomeError, require, text_of
 from zhclip_openclip.metrics.recall import DIRECTIONS
 from zhclip_openclip.prompts import editions, languages, registry
-from zhclip_openclip.prompts._errors import PromptError
-from zhclip_openclip.report import _names, statistics
+from zhclip_openclip.report import _names, fine_tuned, same_set, statistics
 from zhclip_openclip.report._model import Problem, Run
 from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, is_probe, named, read_result, versions_of
 from zhclip_openclip.report.statistics import Labels, Outcomes, Ranks, Scores
@@ -42,19 +41,35 @@ class Results:
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_results(paths: Iterable[str | os.PathLike[str]], links_from: str | os.PathLike[str] | None = None) -> Results:
+def read_results(
+    paths: Iterable[str | os.PathLike[str]],
+    links_from: str | os.PathLike[str] | None = None,
+    fine_tuned_ones: Iterable[str] = (),
+) -> Results:
     """All results in the files and folders (with the folders below, hidden ones left out), in the order of their paths.
 
-    links_from: the folder that links to galleries start from; by default the current one.
+    links_from: the folder that links to galleries start from; by default the current one. fine_tuned_ones: what is said
+    of checkpoints; see `fine_tuned.parse`.
+
+    Raises ZhclipError: `fine_tuned_ones` of another form.
     """
     results = Results()
     for path in _files(paths, results.problems):
         with _noting(results.problems, path):
             result = read_result(path)
             run, outcomes, problems = _run(result, Path(links_from or "."))
+            if (wrong := same_set.wrong_set(run, outcomes)) is not None:
+                results.problems.append(wrong)
+                continue
             results.problems += problems
             results.runs.append(run)
             results.outcomes.append(outcomes)
+    for run, problem in same_set.same_data(zip(results.runs, results.outcomes, strict=True)):
+        place = results.runs.index(run)
+        del results.runs[place], results.outcomes[place]
+        results.problems.append(problem)
+    results.runs, untold = fine_tuned.tell(results.runs, fine_tuned_ones)
+    results.problems += untold
     return results
 
 
@@ -110,6 +125,7 @@ def _run(result: Result, links_from: Path) -> tuple[Run, Outcomes | None, list[P
         gallery=result.gallery and Path(os.path.relpath(result.gallery, links_from)).as_posix(),
         foreign=families.find(model) is None and not result.made_here,
         facts=result.facts,
+        trained=result.trained and fine_tuned.trained(*result.trained),
     )
     problems = [*result.problems, *_misspelt(result.path, model, dataset)]
     try:
@@ -145,7 +161,12 @@ def _misspelt(path: Path, model: str, dataset: str) -> list[Problem]:
     problems = []
     for what, name, ours, known in (
         ("model", model, families.find(model) is not None, families.all_names()),
-        ("dataset", dataset, _names.is_known_dataset(dataset), _names.known_datasets()),
+        (
+            "dataset",
+            dataset,
+            _names.is_known_dataset(dataset) or dataset in _names.layout()["chinese"],
+            _names.known_datasets(),
+        ),
     ):
         way_out = _names.suggest(name, known, cutoff=0.9)
         if not ours and not name.startswith("own/") and way_out.startswith("did you mean"):
@@ -262,8 +283,9 @@ def variant(run: Run) -> tuple[str, ...]:
     elif _names.is_retrieval(run.dataset):
         split = retrieval.default_split(run.dataset)  # its captions are Chinese, whatever --language said
     else:
-        split, expected = "test", languages.SIMPLIFIED if own or _names.is_known_dataset(run.dataset) else "en"
-        if (language := _language(run.language)) not in (expected, ""):
+        chinese = own or _names.is_known_dataset(run.dataset) or run.dataset in _names.layout()["chinese"]
+        split, expected = "test", languages.SIMPLIFIED if chinese else "en"
+        if (language := _names.language(run.language)) not in (expected, ""):
             parts.append(language)
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
     defaults = ("cn_clip",) if elevater else ("zh", "clip_benchmark en") if own else ("zh",)
@@ -291,7 +313,7 @@ def handling_of(run: Run) -> str:
     if families.find(run.model) is not None or text_handling.of_authors(run.model) is None:
         # A name may say nothing of a model of the hub, whose tokenizer did.
         return told if told == text_handling.AUTHORS else ""
-    chinese = _names.is_retrieval(run.dataset) or _language(run.language) in _CHINESE
+    chinese = _names.is_retrieval(run.dataset) or _names.language(run.language) in _CHINESE
     return (told or text_handling.HOST) if chinese or told else ""
 
 
@@ -318,13 +340,6 @@ def older_version(run: Run) -> int | None:
         return None
     made = editions.made_with(run.dataset, run.templates, run.facts)
     return made.version if made and made.version != made.newest else None
-
-
-def _language(language: str) -> str:
-    try:
-        return languages.normalise(language) if language else ""
-    except PromptError:
-        return language
 
 
 def without_duplicates(results: Results) -> tuple[list[tuple[int, str]], list[Problem]]:

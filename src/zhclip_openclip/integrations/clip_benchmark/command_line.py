@@ -10,6 +10,7 @@ from pathlib import Path
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError, one_line
 from zhclip_openclip._reading import debug
+from zhclip_openclip.checkpoints.training_run import training_run
 from zhclip_openclip.datasets import chinese_captions, own
 from zhclip_openclip.families import find
 from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options, probing
@@ -280,6 +281,8 @@ def _finish(evaluation: Evaluation) -> None:
         if read := getattr(evaluation.args, "zhclip_own", None):
             more["own"], more["fingerprint"] = read.described(), dataset.fingerprint()
         more["split"] = evaluation.args.split
+        if (run := training_run(evaluation.args.pretrained)) is not None:
+            more["trained"] = vars(run)
         names = (*_VERSIONS, "scikit-learn") if evaluation.args.task == probing.TASK else _VERSIONS
         more["versions"] = {name: importlib.metadata.version(name) for name in names}
         if hasattr(dataset, "captions_of"):
