@@ -73,7 +73,7 @@ def measure(spec: Model) -> dict:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "embed_dim": spec.config()["embed_dim"],
         "image_tower": image_tower(model, spec.config()),
-        "text_tower": {key: getattr(model.text.config, key) for key in TEXT_KEYS},
+        "text_tower": {key: getattr(model.text.config, key) for key in TEXT_KEYS if hasattr(model.text.config, key)},
         "signature": signature(shapes),
         "image_signature": signature(tower(shapes, "image")),
         "text_signature": signature(tower(shapes, "text")),

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("reduced")
 
 
 # Other tags are other weights for the same architecture: test_full_size.py has those. ZH-CLIP is in test_zhclip.py.
-MODELS = [(name, tag) for name, tag in REFERENCES if tag not in ("m9", "qa_clip", "thu_ml")]
+MODELS = [(name, tag) for name, tag in REFERENCES if tag not in ("m9", "qa_clip", "thu_ml", "m2cognition")]
 
 
 @pytest.mark.parametrize(("name", "tag"), MODELS, ids=[f"{name}-{tag}" for name, tag in MODELS])

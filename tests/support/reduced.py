@@ -15,6 +15,7 @@ import timm.models._registry as timm_registry
 import torch
 from open_clip import factory
 
+from tests.support import m2_reference
 from tests.support.references import REFERENCES, Reference, ids, randomise
 from zhclip_openclip import _paths
 from zhclip_openclip.checkpoints import _config, _load
@@ -76,6 +77,8 @@ def reduced_models(folder: Path) -> Iterator[None]:
         values = json.loads(text_configs._path(text["hf_model_name"]).read_text(encoding="utf-8"))
         values["num_hidden_layers"] = min(LAYERS, values["num_hidden_layers"])
         values["vocab_size"] = text["vocab_size"] = vocabulary_of(name)
+        if values["pad_token_id"] >= values["vocab_size"]:
+            values["pad_token_id"] = m2_reference.SMALL_END
         # One text config a model, since zhclip's keeps its vocabulary and is shared by others.
         text["hf_model_name"] = f"reduced/{name}"
         (folder / "text_configs" / f"reduced--{name}.json").write_text(json.dumps(values), encoding="utf-8")
@@ -90,7 +93,13 @@ def reduced_models(folder: Path) -> Iterator[None]:
 
     patch.setattr(text_configs, "_path", reduced_path)
     patch.setattr(_paths, "model_configs", lambda: folder)
-    for name in ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224"):
+    importlib.import_module("zhclip_openclip.towers.beit3")
+    for name in (
+        "vit_large_patch14_clip_224",
+        "vit_large_patch14_clip_quickgelu_224",
+        "m2_encoder_base_patch16_224",
+        "m2_encoder_large_patch16_224",
+    ):
         entry = timm_registry._model_entrypoints[name]
         patch.setitem(timm_registry._model_entrypoints, name, functools.partial(entry, depth=LAYERS))
     facts = MeasuredFacts()

@@ -16,6 +16,7 @@ from zhclip_openclip._errors import CheckpointError
 VOCABULARY = {
     "BertTokenizerFast": ("vocab.txt", "tokenizer.json"),
     "XLMRobertaTokenizerFast": ("tokenizer.json", "sentencepiece.bpe.model"),
+    "GLMChineseTokenizer": ("sp.model",),
 }
 #: Files that say more about a tokenizer, fetched where they exist.
 EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -82,7 +83,7 @@ def _check_words(path: Path, kind: str) -> None:
 def unreadable(folder: Path, names: tuple[str, ...], cause: Exception) -> CheckpointError:
     """The error for files that are what they should be and that the libraries cannot read all the same."""
     path = vocabulary(folder, names)
-    if path.suffix == ".model":
+    if path.name == "sentencepiece.bpe.model":
         # transformers reads sentencepiece's own format with these two, and without them asks for a third.
         absent = [name for name in ("sentencepiece", "google.protobuf") if not is_installed(name)]
         if absent:
@@ -90,6 +91,10 @@ def unreadable(folder: Path, names: tuple[str, ...], cause: Exception) -> Checkp
                 f"the tokenizer in {folder} cannot be loaded: there is no tokenizer.json, and its "
                 "sentencepiece.bpe.model needs two more packages: pip install sentencepiece protobuf"
             )
+    if path.name == "sp.model":
+        return CheckpointError(
+            f"{path}: {_reading.reason_of(cause)}; it is no model of sentencepiece's: fetch it again"
+        )
     import tokenizers
 
     return CheckpointError(

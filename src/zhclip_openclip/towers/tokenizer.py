@@ -18,6 +18,7 @@ from zhclip_openclip.checkpoints._place import Repository
 from zhclip_openclip.families import Family, Model
 from zhclip_openclip.towers import _tokenizer_files, text_configs
 from zhclip_openclip.towers._tokenizer_files import EXTRA, VOCABULARY
+from zhclip_openclip.towers.glm_tokenizer import GLMChineseTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class ChineseTokenizer(HFTokenizer):
         self.longest = longest
         self.clean_fn = normalise or _as_it_is
         self.strip_sep_token = False
-        self.tokenizer = getattr(transformers, tokenizer_class).from_pretrained(folder, **kwargs)
+        self.tokenizer = _class(tokenizer_class).from_pretrained(folder, **kwargs)
         self.tokenizer.padding_side = "right"  # a tokenizer_config.json may say otherwise; the towers reckon with it
         if max_input_chars_per_word is not None:  # WordPiece's limit, which the class takes no argument for
             self.tokenizer.backend_tokenizer.model.max_input_chars_per_word = max_input_chars_per_word
@@ -61,7 +62,8 @@ class ChineseTokenizer(HFTokenizer):
     def __call__(
         self, texts: str | Sequence[str], context_length: int | None = None, pad: bool = True
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Token ids of a text or a sequence of texts; what is too long is cut before its last token.
+        """Token ids of a text or a sequence of texts; what is too long is cut before its last token
+        (M2-Encoder's after its first).
 
         context_length: that of the tokenizer if None.
         pad: whether all have that length.
@@ -83,6 +85,14 @@ class ChineseTokenizer(HFTokenizer):
             return_attention_mask=False,
         )["input_ids"]
         return torch.tensor(ids) if pad else [torch.tensor(of_one) for of_one in ids]
+
+
+#: Tokenizers of our own, by the name that a family gives; all others are transformers'.
+_OWN = {GLMChineseTokenizer.__name__: GLMChineseTokenizer}
+
+
+def _class(name: str) -> type:
+    return _OWN.get(name) or getattr(transformers, name)
 
 
 def _as_it_is(text: str) -> str:
@@ -124,6 +134,8 @@ def build(
         options.setdefault("do_lower_case", True if lower is None else lower)
     try:
         tokenizer = ChineseTokenizer(folder, tokenizer_class, length, family.normalise, longest=longest, **options)
+    except CheckpointError:
+        raise
     except Exception as error:  # tokenizers raises Exception itself, and what its parsers raise
         raise _tokenizer_files.unreadable(folder, names, error) from error
     _check_vocabulary(tokenizer, _tokenizer_files.vocabulary(folder, names), model, config)
@@ -137,7 +149,7 @@ def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, con
     config: the text tower's, None where it is not known.
     """
     hf = tokenizer.tokenizer
-    known = hf.backend_tokenizer.model.token_to_id
+    known = hf.token_to_id if type(hf) in _OWN.values() else hf.backend_tokenizer.model.token_to_id
     special = {name: getattr(hf, name) for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
     absent = [token or f"a {name}" for name, token in special.items() if not token or known(token) is None]
     if absent:

@@ -32,11 +32,14 @@ def create_model(original):
             return original(*args, **kwargs)
         if named.family.towers:
             importlib.import_module(named.family.towers)
-        if named.place is not None:  # in open_clip's own form, which open_clip builds as it says
-            built = original(*args, **kwargs)
-            _belongs_to(built, named.model.name)
-            return built
-        return _build(original, call, named)
+        from zhclip_openclip.towers import _pairs
+
+        with _pairs.one_model():
+            if named.place is None:
+                return _build(original, call, named)
+            built = original(*args, **kwargs)  # in open_clip's own form, which open_clip builds as it says
+        _belongs_to(built, named.model.name)
+        return built
 
     return create_model
 
