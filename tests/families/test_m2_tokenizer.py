@@ -139,7 +139,7 @@ def test_without_sentencepiece_one_line_names_the_extra(folder, monkeypatch):
     ("raw", "told"),
     [
         (b"<!DOCTYPE html><html></html>", "is an HTML page, not a sentencepiece model"),
-        (b"whatever", "is no model of sentencepiece's: fetch it again"),
+        (b"whatever", "no model of sentencepiece's: fetch it again"),
         (b"", "is an empty file"),
     ],
 )

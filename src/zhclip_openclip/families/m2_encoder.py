@@ -44,7 +44,7 @@ FAMILY = Family(
     paper="https://arxiv.org/abs/2401.15896",
     source="https://github.com/alipay/Ant-Multi-Modal-Framework",
     note=(
-        "the last three layers belong to both towers: whoever locks one tower freezes them for both. The tokenizer needs "
+        "the last three layers belong to both towers: locking one freezes them for both. The tokenizer needs "
         'sentencepiece: `pip install "zhclip-openclip[m2]"`'
     ),
     models=(

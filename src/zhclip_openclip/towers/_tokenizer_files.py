@@ -92,9 +92,7 @@ def unreadable(folder: Path, names: tuple[str, ...], cause: Exception) -> Checkp
                 "sentencepiece.bpe.model needs two more packages: pip install sentencepiece protobuf"
             )
     if path.name == "sp.model":
-        return CheckpointError(
-            f"{path}: {_reading.reason_of(cause)}; it is no model of sentencepiece's: fetch it again"
-        )
+        return CheckpointError(f"{path}: {_reading.reason_of(cause)}; no model of sentencepiece's: fetch it again")
     import tokenizers
 
     return CheckpointError(

@@ -123,7 +123,7 @@ def _common(width: int, depth: int, heads: int, hidden: int) -> Encoder:
 
 
 class ImageTower(nn.Module):
-    """(batch, 3, size, size) pictures to (batch, width), the class token; a model of timm's for open_clip's TimmModel."""
+    """(batch, 3, size, size) pictures to (batch, width), the class token; for open_clip's TimmModel."""
 
     def __init__(
         self,
@@ -204,12 +204,12 @@ class ImageTower(nn.Module):
 
 
 @register_model
-def m2_encoder_base_patch16_224(pretrained: bool = False, **kwargs) -> ImageTower:
+def zhclip_openclip_m2_encoder_base(pretrained: bool = False, **kwargs) -> ImageTower:
     return ImageTower(**{**dict(embed_dim=768, depth=9, num_heads=12), **kwargs})
 
 
 @register_model
-def m2_encoder_large_patch16_224(pretrained: bool = False, **kwargs) -> ImageTower:
+def zhclip_openclip_m2_encoder_large(pretrained: bool = False, **kwargs) -> ImageTower:
     return ImageTower(**{**dict(embed_dim=1024, depth=21, num_heads=16), **kwargs})
 
 
