@@ -118,7 +118,7 @@ def resolve(
 def recognise(path: Path, family: Family, model: Model) -> _load.Piece:
     """Read names and shapes of the file at `path`. Raises CheckpointError: it is of no family, or of another one."""
     weights = _read.read(path)
-    found, layout = _load.recognise(weights)
+    found, layout = _load.recognise(weights, model.name)
     piece = _load.Piece(weights, layout)
     _load.refuse_other_family(piece, found, family, model)
     return piece
