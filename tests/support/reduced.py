@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
@@ -61,6 +62,11 @@ def vocabulary_of(name: str) -> int:
     return VOCABULARY
 
 
+def aliases_of(name: str) -> list[str]:
+    """All names of a model."""
+    return [name, *(a for f in all_families().values() for a, target in f.aliases.items() if target == name)]
+
+
 @contextmanager
 def reduced_models(folder: Path) -> Iterator[None]:
     """Every model config with two layers a tower, through the real registries; the files are written to `folder`."""
@@ -74,6 +80,12 @@ def reduced_models(folder: Path) -> Iterator[None]:
         elif "layers" in vision:
             vision["layers"] = LAYERS
         name = path.stem
+        if "hf_model_name" not in text:  # open_clip's own transformer
+            text["layers"], text["vocab_size"] = LAYERS, VOCABULARY
+            (folder / path.name).write_text(json.dumps(config), encoding="utf-8")
+            for alias in aliases_of(name):
+                patch.setitem(factory._MODEL_CONFIGS, alias, config)
+            continue
         values = json.loads(text_configs._path(text["hf_model_name"]).read_text(encoding="utf-8"))
         values["num_hidden_layers"] = min(LAYERS, values["num_hidden_layers"])
         values["vocab_size"] = text["vocab_size"] = vocabulary_of(name)
@@ -83,7 +95,7 @@ def reduced_models(folder: Path) -> Iterator[None]:
         text["hf_model_name"] = f"reduced/{name}"
         (folder / "text_configs" / f"reduced--{name}.json").write_text(json.dumps(values), encoding="utf-8")
         (folder / path.name).write_text(json.dumps(config), encoding="utf-8")
-        for alias in [name, *(a for f in all_families().values() for a, target in f.aliases.items() if target == name)]:
+        for alias in aliases_of(name):
             patch.setitem(factory._MODEL_CONFIGS, alias, config)
     real = text_configs._path
 
@@ -93,13 +105,11 @@ def reduced_models(folder: Path) -> Iterator[None]:
 
     patch.setattr(text_configs, "_path", reduced_path)
     patch.setattr(_paths, "model_configs", lambda: folder)
-    importlib.import_module("zhclip_openclip.towers.beit3")
-    for name in (
-        "vit_large_patch14_clip_224",
-        "vit_large_patch14_clip_quickgelu_224",
-        "m2_encoder_base_patch16_224",
-        "m2_encoder_large_patch16_224",
-    ):
+    for family in all_families().values():
+        if family.towers:
+            importlib.import_module(family.towers)
+    ours = [name for name in timm_registry._model_entrypoints if name.startswith("zhclip_openclip_")]
+    for name in ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224", *ours):
         entry = timm_registry._model_entrypoints[name]
         patch.setitem(timm_registry._model_entrypoints, name, functools.partial(entry, depth=LAYERS))
     facts = MeasuredFacts()
@@ -122,9 +132,10 @@ def expected(reference: Reference) -> list[tuple[str, torch.Tensor, torch.Tensor
     if id(reference) not in _expected:
         size = reference.image_size
         pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+        pixels = reference.pixels() if reference.pixels else pixels
         result = [("image", pixels, reference.image(pixels))]
         for name, padded in (("text", False), ("padded text", True)):
-            tokens = ids(reference, 4, 16, padded)
+            tokens = ids(reference, 4, reference.length, padded)
             result.append((name, tokens, reference.text(tokens, (tokens != reference.pad).long())))
         _expected.clear()  # one is enough: tests that share a reference follow each other
         _expected[id(reference)] = reference, result

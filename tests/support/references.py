@@ -52,6 +52,8 @@ class Reference:
     modules: what has weights, by the repository that publishes it.
     image: (pixels) -> features. text: (ids, mask) -> features. pad: the padding token.
     published: repository -> state dict in its published layout. configs: repository -> its config.json.
+    pixels: images to try it with, where they are not squares of colours. eos: the token that ends a text, where the
+    features are taken from it. length: in tokens, of the texts to try it with.
     """
 
     modules: dict[str, nn.Module]
@@ -62,6 +64,9 @@ class Reference:
     image_size: int
     published: Callable[[], dict[str, dict[str, torch.Tensor]]]
     configs: dict[str, dict]
+    pixels: Callable[[], torch.Tensor] | None = None
+    eos: int | None = None
+    length: int = 16
 
     def save(self, root: Path, form: str = "safetensors") -> None:
         """Write every repository below `root`, as `model.safetensors` or `pytorch_model.bin`."""
@@ -108,6 +113,8 @@ def ids(reference: Reference, batch: int, length: int, padded: bool, seed: int =
     for row in range(batch):
         end = 2 + (row * 5) % (length - 3) if padded else length
         result[row, end:] = reference.pad
+        if reference.eos is not None:
+            result[row, end - 1] = reference.eos
     return result
 
 
@@ -136,9 +143,9 @@ def _text(config: dict, layers: int | None, vocabulary: int) -> dict:
 
 
 def openai_clip(size: str, layers: int | None, dim: int):
-    """OpenAI's model in transformers; its own text tower, which nobody here uses, is kept small."""
+    """OpenAI's model in transformers; its own text tower, which nobody here uses, is narrow, with CLIP's vocabulary."""
     vision = _clip(size, layers)
-    text = dict(vocab_size=60, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1)
+    text = dict(vocab_size=49408, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=dim)
     return transformers.CLIPModel(config)
 
@@ -262,7 +269,7 @@ def mclip(repo: str, image_repo: str, size: str, dim: int, labse=False, layers=N
         from open_clip.model import CLIP
 
         vision = dict(image_size=240, layers=layers or 12, width=896, patch_size=16)
-        clip = CLIP(640, vision, dict(vocab_size=60, width=64, heads=1, layers=1))
+        clip = CLIP(640, vision, dict(vocab_size=49408, width=8, heads=1, layers=1))
         features, image_size = clip.encode_image, 240
     else:
         clip = openai_clip(size, layers, dim)
@@ -374,3 +381,8 @@ CN_CLIP = {
     "cnclip-vit-h-14": ("ViT-H-14", "RoBERTa-wwm-ext-large-chinese"),
     "cnclip-rn50": ("RN50", "RBT3-chinese"),
 }
+
+# They are made of what stands above.
+from tests.support import reference_fgclip2, reference_metaclip2  # noqa: E402
+
+REFERENCES |= {**reference_fgclip2.REFERENCES, **reference_metaclip2.REFERENCES}

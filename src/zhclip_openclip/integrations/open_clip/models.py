@@ -57,6 +57,8 @@ def _build(original, call, named):
     text_configs.check_length(model, given.get("force_context_length"))
     force_size = given.get("force_image_size")
     overrides = {key: value for key, value in (given.get("force_preprocess_cfg") or {}).items() if value is not None}
+    if family.processor_of(model) == "patches":
+        _refuse_a_size(family, model, force_size, overrides)
     checkpoint = None
     if pretrained:
         if given.get("load_weights", True):
@@ -88,6 +90,22 @@ def _build(original, call, named):
         _tell_what_towers_brought(built, given)
     _belongs_to(built, model.name, given.get("force_context_length"))
     return built
+
+
+def _refuse_a_size(family, model, force_size, overrides) -> None:
+    """Raises CheckpointError: a size or a way of resizing is asked for, of a model whose pictures keep their shape."""
+    from zhclip_openclip._errors import CheckpointError
+    from zhclip_openclip.towers.patches import MOST, PATCH
+
+    asked = {"force_image_size": force_size, **{f"image_{key}": overrides.get(key) for key in ("size", "resize_mode")}}
+    told = ", ".join(f"{key}={value!r}" for key, value in asked.items() if value is not None)
+    if told:
+        square = [other.name for other in family.models if other.name.startswith(f"{model.name}-square")]
+        instead = f"; {' or '.join(square)} takes squares" if square else ""
+        raise CheckpointError(
+            f"{told} is not for {model.name}: a picture keeps its shape there and becomes up to {MOST} patches of "
+            f"{PATCH} pixels{instead}"
+        )
 
 
 class _Loading:
@@ -127,19 +145,27 @@ def _tell_what_towers_brought(built, given) -> None:
 
 
 def with_transform(original):
-    """For `create_model_and_transforms` and `create_model_from_pretrained`: the last of what they give is the
-    transform for validation."""
+    """For `create_model_and_transforms` and `create_model_from_pretrained`: the first of what they give is the model,
+    the last the transform for validation."""
 
     def create(*args, **kwargs):
         built = original(*args, **kwargs)
         if not isinstance(built, tuple):
             return built
         found = find(getattr(built[0], "zhclip_model", None) or "")
-        if found is None or found[0].image_processor != "transformers":
-            return built
-        from zhclip_openclip.towers.images import as_transformers
+        kind = found[0].processor_of(found[1]) if found else ""
+        if kind == "transformers":
+            from zhclip_openclip.towers.images import as_transformers
 
-        return (*built[:-1], as_transformers(built[-1]))
+            return (*built[:-1], as_transformers(built[-1]))
+        if kind == "patches":
+            from zhclip_openclip.towers.patches import ToPatches
+
+            told = built[0].visual.preprocess_cfg
+            transform = ToPatches(told["mean"], told["std"], told["interpolation"])
+            # For training as well, as its authors train: their pictures are not cropped at random.
+            return (built[0], *[transform] * (len(built) - 1))
+        return built
 
     return create
 
