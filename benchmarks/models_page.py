@@ -28,8 +28,8 @@ repository of the tag; where the image tower is published apart, from both, and 
 """
 
 
-def link(repo: str) -> str:
-    return f"[{repo}]({HUB}{repo})" if repo else "in this package"
+def link(repo: str, host: str = "") -> str:
+    return f"[{repo}]({host or HUB}{repo})" if repo else "in this package"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -70,7 +70,7 @@ def model_rows(family: Family) -> list[list[str]]:
 def tag_rows(family: Family) -> list[list[str]]:
     def row(model: Model, name: str, tag: Tag) -> list[str]:
         apart = link(tag.image_repo) if tag.image_repo else "with it"
-        return [f"`{model.name}`", f"`{name}`", link(tag.repo), apart, tag.licence, tag.note]
+        return [f"`{model.name}`", f"`{name}`", link(tag.repo, tag.host), apart, tag.licence, tag.note]
 
     return [row(model, name, tag) for model in family.models for name, tag in model.tags.items()]
 

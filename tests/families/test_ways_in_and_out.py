@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from tests.families.test_preprocessing import picture
 from tests.support.reduced import assert_same, build
+from tests.support import glm
 from tests.support.references import REFERENCES
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip.commands import app
@@ -43,6 +44,7 @@ MODELS = {
     "taiyiclip": ("taiyiclip-vit-b-32", "idea_ccnl"),
     "mclip": ("mclip-labse-vit-l-14", "m_clip"),
     "clip-chinese": ("clip-chinese-vit-b-32", "yeungnlp"),
+    "m2-encoder": ("m2-encoder-0.4b", "malusama"),
 }
 #: The others are `slow`: they take the same way, with other names.
 FAST = ("zhclip-quickgelu", "cnclip-rn50", "taiyiclip")
@@ -74,8 +76,11 @@ def assert_seen(given: dict, expected: dict, way: str) -> None:
 
 
 def write_tokenizer(folder: Path, name: str) -> None:
-    """A small vocabulary in the form of the family's: BERT's or XLM-R's."""
+    """A small vocabulary in the form of the family's: BERT's, XLM-R's or GLM's."""
     folder.mkdir(parents=True, exist_ok=True)
+    if name.startswith("m2-encoder"):
+        glm.small_model(folder)
+        return
     if not name.startswith("altclip"):
         (folder / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
         return

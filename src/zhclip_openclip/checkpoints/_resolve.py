@@ -83,8 +83,12 @@ def where(model: Model, pretrained: str, cache_dir: str | None = None) -> tuple[
     """Where `pretrained` is: its place, its tag if it is one, and its file if it is a path.
 
     Raises CheckpointError: neither a tag, a path, nor a repository; what was meant, where that can be told.
+    DownloadError: a tag whose weights are not on the hub, nor here.
     """
     tag = find_tag(model, pretrained)
+    if tag is not None and tag.host:
+        path = _files.of_other_host(tag)
+        return Folder(path.parent), tag, path
     if tag is not None:
         return (Folder(None) if tag.path else Repository(tag.repo, cache_dir)), tag, tag.path
     if pretrained.startswith(HUB):

@@ -20,6 +20,7 @@ class Tag:
     """One published set of weights.
 
     repo: the repository of the weights on the Hugging Face hub, or "" where a file of the package holds them.
+    host: where `repo` is if not on the hub, as the address before its name. Nothing is fetched from there.
     files: names under which the weights may stand there, in order of preference.
     image_repo: where the image tower is published, if apart from the text tower.
     licence: as the source states it; what is not stated says so.
@@ -32,6 +33,7 @@ class Tag:
     path: Path | None = None
     licence: str = "not stated by its source"
     note: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ def _tags(name: str, hub: str, modelscope: str) -> dict[str, Tag]:
             repo=modelscope,
             files=(f"m2_encoder_{name}.ckpt",),
             licence="apache-2.0",
+            host="https://www.modelscope.cn/models/",
             note=(
-                "the authors' file, on ModelScope, which is no Hugging Face hub: `modelscope download --model "
-                f"{modelscope} --local_dir $ZHCLIP_MODELS_DIR/{modelscope}`, or `pretrained=PATH`"
+                "the authors' file, on ModelScope: fetch it with `modelscope download --model "
+                f"{modelscope} --local_dir $ZHCLIP_MODELS_DIR/{modelscope}`, or give `pretrained=PATH`"
             ),
         ),
     }

@@ -196,7 +196,8 @@ def find(family: Family, model: Model, near: str | Path | Repository | None = No
         if hit is not None:
             return hit.parent
     first: DownloadError | None = None
-    for repo in repos:
+    elsewhere = {tag.repo for tag in model.tags.values() if tag.host}
+    for repo in (repo for repo in repos if repo not in elsewhere):
         try:
             vocabulary = _files.fetch(repo, names, cache_dir)
             for extra in EXTRA:

@@ -254,4 +254,6 @@ def add_pretrained() -> None:
                 entries = pretrained._PRETRAINED.setdefault(name, {})
                 for tag_name, tag in model.tags.items():
                     source = {"hf_hub": f"{tag.repo}/{tag.files[-1]}"} if tag.repo else {"file": str(tag.path)}
+                    if tag.host:
+                        source = {"url": f"{tag.host}{tag.repo}"}
                     entries.setdefault(tag_name, pretrained._pcfg(**source, **model.preprocess))
