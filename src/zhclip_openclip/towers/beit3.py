@@ -25,8 +25,8 @@ from zhclip_openclip.towers.heads import build_head
 from zhclip_openclip.towers.text import ChineseTextEncoder
 
 _EPS = 1e-5
-#: Parameters of the common layers below a tower.
-_SHARED = "shared."
+#: What the names of the common layers begin with in a text tower.
+_SHARED = "transformer.shared."
 
 
 class Attention(nn.Module):
@@ -219,8 +219,7 @@ def zhclip_openclip_m2_encoder_large(pretrained: bool = False, **kwargs) -> Imag
 class TextEncoder(nn.Module):
     """Embeddings, the layers of texts alone, and the common ones.
 
-    The common layers are parameters of this module as of the image tower's; where they are the same ones, the state
-    dict of the whole model holds them once, under the image tower's name, so that every format can keep it.
+    The common layers are parameters of this module as of the image tower's.
     """
 
     def __init__(self, config):
@@ -231,8 +230,6 @@ class TextEncoder(nn.Module):
         self.apply(_initialise)
         self.encoder = Encoder(width, config.num_hidden_layers, heads, hidden)
         self.shared = _common(width, config.num_shared_layers, heads, hidden)
-        self.register_state_dict_post_hook(_say_once)
-        self.register_load_state_dict_pre_hook(_take_what_was_said_once)
 
     def forward(self, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """ids: (batch, length). real: of the same shape, false for padding. Returns (batch, length, width)."""
@@ -241,21 +238,24 @@ class TextEncoder(nn.Module):
         return self.shared(self.encoder(x, mask), mask)
 
 
-def _say_once(module: TextEncoder, state: dict[str, torch.Tensor], prefix: str, _metadata) -> None:
-    """Leave out of a whole model's state dict what stands there under the image tower's name."""
-    own = [key for key in state if key.startswith(prefix + _SHARED)]
-    others = {key for key in state if not key.startswith(prefix)} if module.shared.owners > 1 else set()
-    for key in own:
-        if any(other.endswith(f".{key[len(prefix) :]}") for other in others):
-            del state[key]
+def _say_once(tower: TextTower, state: dict[str, torch.Tensor], prefix: str, _metadata) -> None:
+    """Leave out of a whole model's state dict what stands there under the image tower's name, so that every format can
+    hold it: safetensors refuses tensors that share memory."""
+    if tower.transformer.shared.owners > 1:
+        images = [key for key in state if not key.startswith(prefix)]
+        for key in [key for key in state if key.startswith(prefix + _SHARED)]:
+            end = "." + key.removeprefix(prefix).removeprefix("transformer.")
+            if any(image.endswith(end) for image in images):
+                del state[key]
 
 
 def _take_what_was_said_once(
-    module: TextEncoder, state: dict[str, torch.Tensor], prefix: str, *_how_and_what_went_wrong
+    tower: TextTower, state: dict[str, torch.Tensor], prefix: str, *_how_and_what_went_wrong
 ) -> None:
     """The other way: what :func:`_say_once` left out has been loaded with the image tower."""
-    if prefix and not any(key.startswith(prefix + _SHARED) for key in state):
-        state.update({prefix + _SHARED + name: tensor for name, tensor in module.shared.state_dict().items()})
+    common = tower.transformer.shared
+    if prefix and common.owners > 1 and not any(key.startswith(prefix + _SHARED) for key in state):
+        state.update({prefix + _SHARED + name: tensor for name, tensor in common.state_dict().items()})
 
 
 class TextTower(ChineseTextEncoder):
@@ -292,6 +292,8 @@ class TextTower(ChineseTextEncoder):
         self.pooler = hf_model._POOLERS[pooler_type or "cls_last_hidden_state_pooler"]()
         self.proj = build_head(proj_type, self.config.hidden_size, output_dim)
         _initialise(self.proj)
+        self.register_state_dict_post_hook(_say_once)
+        self.register_load_state_dict_pre_hook(_take_what_was_said_once)
 
     def forward(self, x: torch.Tensor):
         """As :meth:`ChineseTextEncoder.forward`. Raises ZhclipError: the ids are of another tokenizer, or too many."""
