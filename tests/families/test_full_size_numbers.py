@@ -20,6 +20,7 @@ DEFAULTS = [
     ("taiyiclip-vit-l-14", "idea_ccnl"),
     ("mclip-vit-l-14", "m_clip"),
     ("clip-chinese-vit-b-32", "yeungnlp"),
+    *((name, tag) for name, tag in REFERENCES if tag == "malusama"),  # both of M2-Encoder: 4 GB with their references
 ]
 
 

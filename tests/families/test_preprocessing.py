@@ -121,6 +121,20 @@ def test_as_cn_clip(name, size):
     assert_equal(transform_of(name), image_transform(size))
 
 
+@pytest.mark.parametrize("name", ["m2-encoder", "m2-encoder-0.4b"])
+def test_as_m2_encoder(name):
+    """prj/M2_Encoder: m2_encoder.py, vlmo/transforms/square_transform.py, and what the model does with pixels first
+    (vlmo/modules/vlmo_module.py, infer_image)."""
+    steps = transforms.Compose(
+        [
+            transforms.Resize((224, 224), interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[0.5] * 3, std=[0.5] * 3),
+        ]
+    )
+    assert_equal(transform_of(name), lambda image: steps(image.convert("RGB")))
+
+
 @pytest.mark.parametrize(("name", "size"), [("cnclip", 224), ("cnclip-vit-l-14-336", 336)])
 def test_cnclip_as_transformers_on_rgb(name, size):
     """transformers converts to RGB before it squashes and cn_clip after: on RGB images they agree."""

@@ -34,7 +34,9 @@ _ODD_MARGIN = {"odd margin": "of two middles Immich takes the left one, open_cli
 
 
 def refused(family: Family, model: Model) -> str:
-    """Every model has this form."""
+    """Why there is no such folder for a model; "" where there is one."""
+    if (model.tokenizer or family.tokenizer) == "GLMChineseTokenizer":
+        return "Immich reads a tokenizer.json, and its tokenizer is sentencepiece's sp.model; --format onnx writes it"
     return ""
 
 

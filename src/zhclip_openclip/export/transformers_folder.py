@@ -16,6 +16,7 @@ from zhclip_openclip.export._options import Options
 from zhclip_openclip.export._source import Source
 from zhclip_openclip.export._transformers_written import WEIGHTS, Written
 from zhclip_openclip.families import Family, Model
+from zhclip_openclip.towers import text_configs
 
 #: Family -> what its folder is for, in words.
 HOMES = {
@@ -41,6 +42,8 @@ _ODD_MARGIN = {"odd margin": "of two middles transformers takes the left one, th
 
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
+    if not text_configs.of_transformers(model):
+        return f"transformers has no class for {family.title}'s towers, which have layers in common"
     if family.name not in HOMES:
         return f"neither transformers nor its authors have a class for {family.title}"
     vision = model.config()["vision_cfg"]
@@ -139,8 +142,6 @@ def _whole(source: Source) -> dict:
 
 def _apart(source: Source) -> dict:
     """The config of a text tower that is published apart."""
-    from zhclip_openclip.towers import text_configs
-
     if source.family.name == "taiyiclip":
         labels = {f"LABEL_{number}": number for number in range(source.embed_dim)}
         return {**text_config(source), "label2id": labels, "id2label": {v: k for k, v in labels.items()}}

@@ -104,6 +104,7 @@ FAMILY = Family(
             ),
         ),
     ),
+    image_processor="transformers",  # as there, pictures are made RGB before they are resized (m2_encoder.py)
     normalise=normalise,
     tokenizer="GLMChineseTokenizer",
     towers="zhclip_openclip.towers.beit3",

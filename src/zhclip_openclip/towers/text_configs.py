@@ -77,6 +77,12 @@ def tower_class(name: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
+def of_transformers(model: Model) -> bool:
+    """Whether transformers has a class for the text tower of a model."""
+    name = model.config()["text_cfg"].get("hf_model_name")
+    return bool(name) and "tower" not in json.loads(_path(name).read_text(encoding="utf-8"))
+
+
 def base(name: str) -> str:
     """The repository of the encoder that a text tower began its training from: `base` in its file, or its own name."""
     return json.loads(_path(name).read_text(encoding="utf-8")).get("base", name)
