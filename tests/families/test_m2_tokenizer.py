@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -111,6 +112,19 @@ def test_special_tokens_in_a_text_are_what_they_say(small, folder):
     assert ids[: len(framed)] == framed
     lowered = small("[CLS]")[0].tolist()  # which is lower-cased first
     assert lowered.count(start) == 1
+
+
+def test_the_lines_of_the_page_give_the_same_ids(small, folder):
+    """docs/deploying.md, for who has an ONNX folder and none of this package."""
+    page = (Path(__file__).parents[2] / "docs" / "deploying.md").read_text(encoding="utf-8")
+    code = page.partition("```python\nfrom sentencepiece")[2].partition("```")[0]
+    told = {"tokenizer": "sp.model", "context_length": 52, "pad_token_id": small.pad_token_id}
+    told |= {"first_token_id": small.sot_token_id, "last_token_id": small.eot_token_id}
+    names = {"config": {"text": told}, "folder": folder, "np": np}
+    exec(f"from sentencepiece{code}", names)
+    given = texts(300)
+    ids = torch.as_tensor(names["token_ids"](given))
+    assert torch.equal(ids, small(given)[:, : ids.shape[1]]) and ids.shape[1] == 52
 
 
 def test_the_folder_goes_on(small, tmp_path):
