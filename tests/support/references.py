@@ -36,6 +36,7 @@ LARGE = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num
 XLMR = {**LARGE, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
 CHINESE, MULTILINGUAL, LABSE = 21128, 250002, 501153
 
+LAION_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 L_14, B_32 = "openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32"
 PLUS = "timm/vit_base_patch16_plus_clip_240.laion400m_e32"
 
@@ -142,9 +143,9 @@ def _text(config: dict, layers: int | None, vocabulary: int) -> dict:
     return {**config, "vocab_size": vocabulary, "num_hidden_layers": min(layers or 99, config["num_hidden_layers"])}
 
 
-def openai_clip(size: str, layers: int | None, dim: int):
+def openai_clip(size: str, layers: int | None, dim: int, **more):
     """OpenAI's model in transformers; its own text tower, which nobody here uses, is narrow, with CLIP's vocabulary."""
-    vision = _clip(size, layers)
+    vision = _clip(size, layers, **more)
     text = dict(vocab_size=49408, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=dim)
     return transformers.CLIPModel(config)
@@ -203,9 +204,10 @@ def cn_clip(repo: str, vision: str, text: str, layers: int | None = None, vocabu
     )  # fmt: skip
 
 
-def altclip(repo: str, layers: int | None = None, vocabulary: int = MULTILINGUAL):
-    text = _text({**XLMR, "project_dim": 768}, layers, vocabulary)
-    config = transformers.AltCLIPConfig(text_config=text, vision_config=_clip("l-14", layers), projection_dim=768)
+def altclip(repo: str, layers: int | None = None, vocabulary: int = MULTILINGUAL, size: str = "l-14", dim: int = 768):
+    text = _text({**XLMR, "project_dim": dim}, layers, vocabulary)
+    vision = _clip(size, layers, hidden_act="gelu" if size == "h-14" else "quick_gelu")
+    config = transformers.AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=dim)
     model = transformers.AltCLIPModel(config)
 
     def published():  # the names that transformers 4.x wrote, which are those on the hub
@@ -240,6 +242,24 @@ def taiyi(repo: str, image_repo: str, size: str, dim: int, text: dict, layers=No
     return Reference(
         {repo: bert, image_repo: clip}, _clip_features(clip), text_features, 0, vocabulary, 224, published,
         {repo: config.to_dict(), image_repo: clip.config.to_dict()},
+    )  # fmt: skip
+
+
+def taiyi_plain(repo: str, image_repo: str, size: str, dim: int, text: dict, layers=None, vocabulary: int = CHINESE):
+    """Its later models: a BertModel, of which the pooler's output is the feature."""
+    bert = transformers.BertModel(transformers.BertConfig(**_text(text, layers, vocabulary)))
+    clip = openai_clip(size, layers, dim, hidden_act="gelu" if image_repo == LAION_H_14 else "quick_gelu")
+
+    def published():
+        state = {**bert.state_dict(), "embeddings.position_ids": torch.arange(512).unsqueeze(0)}
+        return {repo: state, image_repo: dict(clip.state_dict())}
+
+    def text_features(tokens, mask):
+        return bert(tokens, attention_mask=mask).pooler_output
+
+    return Reference(
+        {repo: bert, image_repo: clip}, _clip_features(clip), text_features, 0, vocabulary, 224, published,
+        {repo: bert.config.to_dict(), image_repo: clip.config.to_dict()},
     )  # fmt: skip
 
 
@@ -349,6 +369,7 @@ REFERENCES: dict[tuple[str, str], Callable[..., Reference]] = {
     ("zhclip-vit-l-14-quickgelu", "thu_ml"): lambda **k: zhclip(_ZH, "quick_gelu", **k),
     ("altclip-vit-l-14", "baai"): lambda **k: altclip("BAAI/AltCLIP", **k),
     ("altclip-vit-l-14", "m9"): lambda **k: altclip("BAAI/AltCLIP-m9", **k),
+    ("altclip-vit-h-14", "m18"): lambda **k: altclip("BAAI/AltCLIP-m18", size="h-14", dim=1024, **k),
     ("cnclip-vit-b-16", "ofa_sys"): lambda **k: chinese_clip(f"{_OFA}vit-base-patch16", "b-16", 512, BASE, **k),
     ("cnclip-vit-l-14", "ofa_sys"): lambda **k: chinese_clip(f"{_OFA}vit-large-patch14", "l-14", 768, BASE, **k),
     ("cnclip-vit-l-14-336", "ofa_sys"): lambda **k: chinese_clip(
@@ -362,6 +383,12 @@ REFERENCES: dict[tuple[str, str], Callable[..., Reference]] = {
         f"{_TAIYI}large-326M-Chinese", L_14, "l-14", 768, LARGE, **k
     ),
     ("taiyiclip-vit-b-32", "idea_ccnl"): lambda **k: taiyi(f"{_TAIYI}102M-Chinese", B_32, "b-32", 512, BASE, **k),
+    ("taiyiclip-vit-h-14", "idea_ccnl"): lambda **k: taiyi_plain(
+        "IDEA-CCNL/Taiyi-CLIP-RoBERTa-326M-ViT-H-Chinese", LAION_H_14, "h-14", 1024, LARGE, **k
+    ),
+    ("taiyiclip-102m-vit-l-14", "idea_ccnl"): lambda **k: taiyi_plain(
+        "IDEA-CCNL/Taiyi-CLIP-RoBERTa-102M-ViT-L-Chinese", L_14, "l-14", 768, BASE, **k
+    ),
     ("mclip-vit-l-14", "m_clip"): lambda **k: mclip(f"{_M}L-14", L_14, "l-14", 768, **k),
     ("mclip-vit-b-32", "m_clip"): lambda **k: mclip(f"{_M}B-32", B_32, "b-32", 512, **k),
     ("mclip-vit-b-16-plus-240", "m_clip"): lambda **k: mclip(f"{_M}B-16Plus", PLUS, "b-16-plus-240", 640, **k),

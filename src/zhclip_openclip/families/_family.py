@@ -52,6 +52,7 @@ class Layout:
     square: patterns of targets that lie on a square grid (n, n, ...) and are stored cell by cell (n * n, ...).
     constants: targets that the checkpoint does not hold, with the value that they have.
     part: "" for both towers, "text" or "image" where this form holds one of them.
+    bare: its keys are part of many files, so it is known only where nothing but wrappers' names stands before them.
     models: pattern of the names of the models that are made of it, where one file holds more than one model.
     counts: (pattern, number, same): tensors under such keys have that many rows, or any other number where `same` is
         False. For files with the same keys as somebody else's.
@@ -68,6 +69,7 @@ class Layout:
     square: tuple[str, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     part: str = ""
+    bare: bool = False
     models: str = ""
     counts: tuple[tuple[str, int, bool], ...] = ()
 
