@@ -100,7 +100,9 @@ FAMILY = Family(
         ),
     ),
     normalise=str.lower,
+    # Gemma's, as its tokenizer.json says; the names of the tokens stand in a file of their own.
     tokenizer="PreTrainedTokenizerFast",
+    tokenizer_options={"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>", "bos_token": "<bos>"},
     tokenizer_repos=("google/siglip2-base-patch16-naflex",),
     towers="zhclip_openclip.towers.naflex",
 )
