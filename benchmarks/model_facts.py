@@ -88,7 +88,7 @@ def activation(module) -> str:
 def text_tower(text, config: dict) -> dict:
     """Sizes of the text tower under the names that its transformers config has for them."""
     if config["text_cfg"].get("hf_model_name"):
-        return {key: getattr(text.config, key) for key in TEXT_KEYS}
+        return {key: getattr(text.config, key) for key in TEXT_KEYS if hasattr(text.config, key)}
     block = text.transformer.resblocks[0]  # open_clip's own, as CLIP's and SigLIP's in transformers
     return {
         "vocab_size": text.vocab_size,

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("reduced")
 
 
 # Other tags are other weights for the same architecture: test_full_size.py has those. ZH-CLIP is in test_zhclip.py.
-MODELS = [(name, tag) for name, tag in REFERENCES if tag not in ("m9", "qa_clip", "thu_ml")]
+MODELS = [(name, tag) for name, tag in REFERENCES if tag not in ("m9", "qa_clip", "thu_ml", "m2cognition")]
 #: Wider or larger ones of families whose sizes are built alike: the small ones are `fast`.
 SLOW = re.compile("fg-clip2-(large|so400m)|metaclip2-vit-(m|b|l)-")
 

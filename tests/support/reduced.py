@@ -16,6 +16,7 @@ import timm.models._registry as timm_registry
 import torch
 from open_clip import factory
 
+from tests.support import m2_reference
 from tests.support.references import REFERENCES, Reference, ids, randomise
 from zhclip_openclip import _paths
 from zhclip_openclip.checkpoints import _config, _load
@@ -88,6 +89,8 @@ def reduced_models(folder: Path) -> Iterator[None]:
         values = json.loads(text_configs._path(text["hf_model_name"]).read_text(encoding="utf-8"))
         values["num_hidden_layers"] = min(LAYERS, values["num_hidden_layers"])
         values["vocab_size"] = text["vocab_size"] = vocabulary_of(name)
+        if values["pad_token_id"] >= values["vocab_size"]:
+            values["pad_token_id"] = m2_reference.SMALL_END
         # One text config a model, since zhclip's keeps its vocabulary and is shared by others.
         text["hf_model_name"] = f"reduced/{name}"
         (folder / "text_configs" / f"reduced--{name}.json").write_text(json.dumps(values), encoding="utf-8")
@@ -105,7 +108,8 @@ def reduced_models(folder: Path) -> Iterator[None]:
     for family in all_families().values():
         if family.towers:
             importlib.import_module(family.towers)
-    ours = [name for name in timm_registry._model_entrypoints if name.startswith("zhclip_openclip_")]
+    entries = timm_registry._model_entrypoints
+    ours = [name for name, entry in entries.items() if entry.__module__.startswith("zhclip_openclip.")]
     for name in ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224", *ours):
         entry = timm_registry._model_entrypoints[name]
         patch.setitem(timm_registry._model_entrypoints, name, functools.partial(entry, depth=LAYERS))

@@ -10,6 +10,7 @@ Sizes are those of the published configs, here once more on purpose: a mistake i
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.support import zhclip_reference
+from tests.support import m2_reference, zhclip_reference
 
 VISION = {
     "b-32": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, patch_size=32),
@@ -37,6 +38,11 @@ CHINESE, MULTILINGUAL, LABSE = 21128, 250002, 501153
 
 L_14, B_32 = "openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32"
 PLUS = "timm/vit_base_patch16_plus_clip_240.laion400m_e32"
+
+#: Repository -> the name of its file, where that is not transformers'.
+_FILES = {PLUS: "open_clip_model.safetensors", "OFA-Sys/chinese-clip-rn50": "clip_cn_rn50.pt"}
+for _size, (*_, _hub, _modelscope) in m2_reference.SIZES.items():
+    _FILES |= {_hub: f"m2_encoder_{_size}.safetensors", _modelscope: f"m2_encoder_{_size}.ckpt"}
 
 
 @dataclass
@@ -67,12 +73,14 @@ class Reference:
         for repo, state in self.published().items():
             folder = root / repo
             folder.mkdir(parents=True, exist_ok=True)
-            name = {PLUS: "open_clip_model.safetensors", "OFA-Sys/chinese-clip-rn50": "clip_cn_rn50.pt"}.get(repo)
+            name = _FILES.get(repo)
             path = folder / (name or ("model.safetensors" if form == "safetensors" else "pytorch_model.bin"))
             if path.suffix == ".safetensors":
                 save_file(
                     {name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"}
                 )
+            elif path.suffix == ".ckpt":  # as DeepSpeed writes it
+                torch.save({"module": {f"_forward_module.{name}": tensor for name, tensor in state.items()}}, path)
             else:
                 torch.save(chinese_clip_training(state) if path.suffix == ".pt" else state, path)
             if repo in self.configs:
@@ -318,6 +326,18 @@ def zhclip(repo: str, activation: str = "gelu", layers: int | None = None, vocab
     )  # fmt: skip
 
 
+def m2_encoder(repo: str, size: str, layers: int | None = None, vocabulary: int = m2_reference.VOCABULARY):
+    model = m2_reference.M2Encoder(size, layers, vocabulary)
+    end = m2_reference.END if vocabulary > m2_reference.END else m2_reference.SMALL_END
+
+    def text_features(tokens, mask):
+        return model.text_features(tokens, m2_reference.mask_of(tokens, end))
+
+    return Reference(
+        {repo: model}, model.image_features, text_features, end, vocabulary, 224, lambda: {repo: model.state_dict()}, {}
+    )
+
+
 _ZH = "thu-ml/zh-clip-vit-roberta-large-patch14"
 _OFA = "OFA-Sys/chinese-clip-"
 _TAIYI = "IDEA-CCNL/Taiyi-CLIP-Roberta-"
@@ -348,6 +368,10 @@ REFERENCES: dict[tuple[str, str], Callable[..., Reference]] = {
     ("mclip-labse-vit-l-14", "m_clip"): lambda **k: mclip("M-CLIP/LABSE-Vit-L-14", L_14, "l-14", 768, labse=True, **k),
     ("clip-chinese-vit-b-32", "yeungnlp"): lambda **k: clip_chinese("YeungNLP/clip-vit-bert-chinese-1M", **k),
 }
+if m2_reference.INSTALLED:
+    for _size, (*_, _hub, _modelscope) in m2_reference.SIZES.items():
+        for _tag, _repo in (("malusama", _hub), ("m2cognition", _modelscope)):
+            REFERENCES[f"m2-encoder-{_size.lower()}", _tag] = functools.partial(m2_encoder, _repo, _size)
 
 #: cn_clip's own code for each model of the family: (vision config, text config)
 CN_CLIP = {

@@ -223,7 +223,7 @@ def _unreachable(repo: str, names: Sequence[str], also: Sequence[str], reason: s
 
 
 #: How names of files of weights end.
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: Names under which weights stand in a folder, in order of preference; open_clip's own first.
 WEIGHTS = (
     "open_clip_model.safetensors",

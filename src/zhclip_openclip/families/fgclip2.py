@@ -94,7 +94,10 @@ FAMILY = Family(
                 *_RENAME,
             ),
             # keep_len and longtext_len of its config.json: the first positions are SigLIP 2's.
-            rows=((_EMBEDDINGS + r"position_embedding_ori\.", 0, 20), (_EMBEDDINGS + r"position_embedding_res\.", 20, 196)),
+            rows=(
+                (_EMBEDDINGS + r"position_embedding_ori\.", 0, 20),
+                (_EMBEDDINGS + r"position_embedding_res\.", 20, 196),
+            ),
             split=_SPLIT,
             square=_GRID,
         ),

@@ -16,13 +16,15 @@ from zhclip_openclip._errors import CheckpointError
 VOCABULARY = {
     "BertTokenizerFast": ("vocab.txt", "tokenizer.json"),
     "XLMRobertaTokenizerFast": ("tokenizer.json", "sentencepiece.bpe.model"),
+    "GLMChineseTokenizer": ("sp.model",),
     "PreTrainedTokenizerFast": ("tokenizer.json",),  # which decides everything: Gemma's, for one
     "SiglipTokenizer": ("spiece.model",),
 }
 #: Tokens without which a vocabulary is none for a class; of those that are not named, the last.
 SPECIAL = {
     **dict.fromkeys(
-        ("BertTokenizerFast", "XLMRobertaTokenizerFast"), ("pad_token", "unk_token", "cls_token", "sep_token")
+        ("BertTokenizerFast", "XLMRobertaTokenizerFast", "GLMChineseTokenizer"),
+        ("pad_token", "unk_token", "cls_token", "sep_token"),
     ),
     "": ("pad_token", "unk_token", "eos_token"),
 }
@@ -91,7 +93,7 @@ def _check_words(path: Path, kind: str) -> None:
 def unreadable(folder: Path, names: tuple[str, ...], cause: Exception) -> CheckpointError:
     """The error for files that are what they should be and that the libraries cannot read all the same."""
     path = vocabulary(folder, names)
-    if path.suffix == ".model":
+    if path.name in ("sentencepiece.bpe.model", "spiece.model"):
         # transformers reads sentencepiece's own format with these two, and without them asks for a third.
         absent = [name for name in ("sentencepiece", "google.protobuf") if not is_installed(name)]
         if absent:
@@ -99,6 +101,10 @@ def unreadable(folder: Path, names: tuple[str, ...], cause: Exception) -> Checkp
                 f"the tokenizer in {folder} cannot be loaded: there is no tokenizer.json that would do, and its "
                 f"{path.name} needs two more packages: pip install sentencepiece protobuf"
             )
+    if path.name == "sp.model":
+        return CheckpointError(
+            f"{path}: {_reading.reason_of(cause)}; it is no model of sentencepiece's: fetch it again"
+        )
     import tokenizers
 
     return CheckpointError(

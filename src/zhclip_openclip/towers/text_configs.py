@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from zhclip_openclip import _paths
 from zhclip_openclip._errors import CheckpointError
@@ -56,12 +58,23 @@ def is_known(name: str) -> bool:
 
 
 def load(name: str):
-    """The transformers config of a known text tower. Sizes are facts of the published `config.json`."""
-    from transformers import AutoConfig
-
+    """The transformers config of a known text tower, or the same attributes for one that is not of transformers. Sizes
+    are facts of the published `config.json`."""
     values = json.loads(_path(name).read_text(encoding="utf-8"))
     values.pop("base", None)
+    if values.pop("tower", None):
+        return SimpleNamespace(**values)
+    from transformers import AutoConfig
+
     return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def tower_class(name: str) -> type:
+    """What builds a known text tower: the class that `tower` in its file names (`module:Class`), or ours for an encoder
+    of transformers."""
+    named = json.loads(_path(name).read_text(encoding="utf-8")).get("tower")
+    module, _, attribute = (named or "zhclip_openclip.towers.text:ChineseTextEncoder").partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def base(name: str) -> str:

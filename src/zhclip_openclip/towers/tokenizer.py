@@ -18,6 +18,7 @@ from zhclip_openclip.checkpoints._place import Repository
 from zhclip_openclip.families import Family, Model
 from zhclip_openclip.towers import _tokenizer_files, text_configs
 from zhclip_openclip.towers._tokenizer_files import EXTRA, VOCABULARY
+from zhclip_openclip.towers.glm_tokenizer import GLMChineseTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class ChineseTokenizer(HFTokenizer):
         self.longest, self.only = longest, only
         self.clean_fn = normalise or _as_it_is
         self.strip_sep_token = False
-        self.tokenizer = getattr(transformers, tokenizer_class).from_pretrained(folder, **kwargs)
+        self.tokenizer = _class(tokenizer_class).from_pretrained(folder, **kwargs)
         self.tokenizer.padding_side = "right"  # a tokenizer_config.json may say otherwise; the towers reckon with it
         if max_input_chars_per_word is not None:  # WordPiece's limit, which the class takes no argument for
             self.tokenizer.backend_tokenizer.model.max_input_chars_per_word = max_input_chars_per_word
@@ -63,7 +64,8 @@ class ChineseTokenizer(HFTokenizer):
     def __call__(
         self, texts: str | Sequence[str], context_length: int | None = None, pad: bool = True
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Token ids of a text or a sequence of texts; what is too long is cut before its last token.
+        """Token ids of a text or a sequence of texts; what is too long is cut before its last token
+        (M2-Encoder's after its first).
 
         context_length: that of the tokenizer if None.
         pad: whether all have that length.
@@ -85,6 +87,14 @@ class ChineseTokenizer(HFTokenizer):
             return_attention_mask=False,
         )["input_ids"]
         return torch.tensor(ids) if pad else [torch.tensor(of_one) for of_one in ids]
+
+
+#: Tokenizers of our own, by the name that a family gives; all others are transformers'.
+_OWN = {GLMChineseTokenizer.__name__: GLMChineseTokenizer}
+
+
+def _class(name: str) -> type:
+    return _OWN.get(name) or getattr(transformers, name)
 
 
 def _as_it_is(text: str) -> str:
@@ -129,20 +139,22 @@ def build(
         tokenizer = ChineseTokenizer(
             folder, tokenizer_class, length, family.normalise, longest=longest, only=only, **options
         )
+    except CheckpointError:
+        raise
     except Exception as error:  # tokenizers raises Exception itself, and what its parsers raise
         raise _tokenizer_files.unreadable(folder, names, error) from error
-    _check_vocabulary(tokenizer, _tokenizer_files.vocabulary(folder, names), model, config)
+    special = _tokenizer_files.SPECIAL.get(tokenizer_class, _tokenizer_files.SPECIAL[""])
+    _check_vocabulary(tokenizer, _tokenizer_files.vocabulary(folder, names), model, config, special)
     return tokenizer
 
 
-def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, config) -> None:
+def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, config, names: Sequence[str]) -> None:
     """An error where the ids cannot be the model's: special tokens that had to be added, another padding. A warning
     where the number of tokens is another.
 
-    config: the text tower's, None where it is not known.
+    config: the text tower's, None where it is not known. names: of the special tokens that it has to hold.
     """
     hf = tokenizer.tokenizer
-    names = _tokenizer_files.SPECIAL.get(type(hf).__name__, _tokenizer_files.SPECIAL[""])
     special = {name: getattr(hf, name) for name in names}
     absent = [token or f"a {name}" for name, token in special.items() if not token or not _holds(hf, token)]
     if absent:
@@ -171,6 +183,8 @@ def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, con
 
 def _holds(hf, token: str) -> bool:
     """Whether the vocabulary itself has a token; transformers adds the special ones that it lacks."""
+    if type(hf) in _OWN.values():
+        return hf.token_to_id(token) is not None
     if hasattr(hf, "sp_model"):  # sentencepiece's, which gives the unknown token's id for what it lacks
         return hf.sp_model.id_to_piece(hf.sp_model.piece_to_id(token)) == token
     return hf.backend_tokenizer.model.token_to_id(token) is not None

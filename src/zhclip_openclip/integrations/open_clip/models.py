@@ -34,11 +34,14 @@ def create_model(original):
             importlib.import_module(named.family.towers)
         if named.family.processor_of(named.model) == "patches":
             _refuse_a_size(named.family, named.model, call.arguments)
-        if named.place is not None:  # in open_clip's own form, which open_clip builds as it says
-            built = original(*args, **kwargs)
-            _belongs_to(built, named.model.name)
-            return built
-        return _build(original, call, named)
+        from zhclip_openclip.towers import _pairs
+
+        with _pairs.one_model():
+            if named.place is None:
+                return _build(original, call, named)
+            built = original(*args, **kwargs)  # in open_clip's own form, which open_clip builds as it says
+        _belongs_to(built, named.model.name)
+        return built
 
     return create_model
 
