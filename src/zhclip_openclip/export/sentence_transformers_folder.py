@@ -38,6 +38,8 @@ print(model.similarity(images, texts))
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
     vision = model.config()["vision_cfg"]
+    if not model.config()["text_cfg"].get("hf_model_name"):
+        return "its text tower is open_clip's own, for which sentence-transformers has no module"
     if isinstance(vision.get("layers"), list):
         return "transformers, which its modules come from, has no CLIP class with a ResNet image tower"
     if vision.get("timm_pool", "token") != "token":

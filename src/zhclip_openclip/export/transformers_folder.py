@@ -39,8 +39,18 @@ _RGB_FIRST = {
 _ODD_MARGIN = {"odd margin": "of two middles transformers takes the left one, this model's authors the even one"}
 
 
+#: Families that are published in a form of transformers', and why they are not written back in it.
+_ONE_WAY = {
+    "fgclip2": "its class comes with its authors' repository and not with transformers, and a file holds more than one "
+    "model; --format open_clip writes it",
+    "metaclip2": "what is published is `MetaClip2Model`, and there is no way back to it yet; --format open_clip writes it",
+}
+
+
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
+    if family.name in _ONE_WAY:
+        return _ONE_WAY[family.name]
     if family.name not in HOMES:
         return f"neither transformers nor its authors have a class for {family.title}"
     vision = model.config()["vision_cfg"]
