@@ -62,7 +62,11 @@ def test_clip_itself_is_nobodys_model(form):
     import open_clip
 
     with torch.device("meta"):
-        clip = references.openai_clip("b-32", 2, 512) if form == "transformers" else open_clip.create_model("ViT-S-32", device="meta")
+        clip = (
+            references.openai_clip("b-32", 2, 512)
+            if form == "transformers"
+            else open_clip.create_model("ViT-S-32", device="meta")
+        )
     shapes = file_of(clip.state_dict()).shapes
     takers = {
         (family.name, layout.part)

@@ -108,7 +108,8 @@ def reduced_models(folder: Path) -> Iterator[None]:
     for family in all_families().values():
         if family.towers:
             importlib.import_module(family.towers)
-    ours = [name for name in timm_registry._model_entrypoints if name.startswith("zhclip_openclip_")]
+    entries = timm_registry._model_entrypoints
+    ours = [name for name, entry in entries.items() if entry.__module__.startswith("zhclip_openclip.")]
     for name in ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224", *ours):
         entry = timm_registry._model_entrypoints[name]
         patch.setitem(timm_registry._model_entrypoints, name, functools.partial(entry, depth=LAYERS))

@@ -82,10 +82,12 @@ def fgclip2(size: str, variant: str = "", layers: int | None = None, vocabulary:
     )  # fmt: skip
 
 
+def _builder(size: str, variant: str):
+    return lambda **options: fgclip2(size, variant, **options)
+
+
 REFERENCES = {
-    (f"fg-clip2-{size}{suffix}", "qihoo360"): (
-        lambda size=size, variant=suffix.removeprefix("-"), **k: fgclip2(size, variant, **k)
-    )
+    (f"fg-clip2-{size}{suffix}", "qihoo360"): _builder(size, suffix.removeprefix("-"))
     for size in SIZES
     for suffix in ("", "-long", "-square256")
 }

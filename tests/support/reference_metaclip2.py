@@ -73,6 +73,4 @@ def metas_own(size: str, **options) -> dict[str, torch.Tensor]:
     ).state_dict()
 
 
-REFERENCES = {
-    (f"metaclip2-vit-{size}", "meta"): (lambda size=size, **k: metaclip2(size, **k)) for size in SIZES
-}
+REFERENCES = {(f"metaclip2-vit-{size}", "meta"): (lambda size=size, **k: metaclip2(size, **k)) for size in SIZES}

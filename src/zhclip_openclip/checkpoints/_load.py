@@ -318,9 +318,12 @@ def model_facts() -> dict[str, dict]:
 
 
 def signature(shapes: Mapping[str, Iterable[int]]) -> str:
-    """A short name for a set of parameter names and shapes; leading dimensions of 1 do not count."""
+    """A short name for a set of parameter names and shapes; leading dimensions of 1 do not count, nor does the bias of
+    SigLIP's loss, which any model may have."""
     lines = []
     for name, shape in sorted(shapes.items()):
+        if name == "logit_bias":
+            continue
         shape = list(shape)
         while shape and shape[0] == 1:
             shape = shape[1:]
@@ -336,10 +339,8 @@ def tower(shapes: Mapping[str, Shape], part: str) -> dict[str, Shape]:
 
 def fitting_models(piece: Piece) -> list[str]:
     """Names of the models that have exactly these parameters, in the towers that the file holds, and whose family
-    knows the layout: others have the same shapes and would refuse the file. The bias of SigLIP's loss does not count:
-    any model may have it."""
+    knows the layout: others have the same shapes and would refuse the file."""
     shapes = planned_shapes(piece.layout, piece.weights.shapes)
-    shapes.pop("logit_bias", None)
     for target in piece.layout.constants:
         # Constants are scales and biases; a name that says `bias` has as many values as there are output channels.
         shapes.setdefault(target, _constant_shape(target, shapes))

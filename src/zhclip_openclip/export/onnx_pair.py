@@ -28,7 +28,13 @@ BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
 
 
 def refused(family: Family, model: Model) -> str:
-    """Every model has this form."""
+    """Why there are no such files for a model; "" where there are."""
+    if family.processor_of(model) == "patches":
+        return (
+            "a picture keeps its shape and becomes as many patches as its size asks for, and `image.onnx` takes squares"
+        )
+    if not model.config()["text_cfg"].get("hf_model_name"):
+        return "its text tower takes texts of one length, and `text.onnx` takes texts of any"
     return ""
 
 

@@ -39,6 +39,8 @@ print(model.similarity(images, texts))
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
     vision = model.config()["vision_cfg"]
+    if not model.config()["text_cfg"].get("hf_model_name"):
+        return "its text tower is open_clip's own, for which sentence-transformers has no module"
     if not text_configs.of_transformers(model):
         return "transformers, which its modules come from, has no class for its towers"
     if isinstance(vision.get("layers"), list):
@@ -128,6 +130,8 @@ def _text_head(source: Source) -> list:
         layer = text.transformer.pooler.dense
         modules.append(_dense(layer.weight, layer.bias, nn.Tanh()))
     head, proj = kind["hf_proj_type"], text.proj
+    if head is None:
+        return modules
     if head in ("linear", "linear_bias"):
         return [*modules, _dense(proj.weight, proj.bias)]
     if head == "mlp":

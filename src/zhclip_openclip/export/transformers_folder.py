@@ -40,13 +40,25 @@ _RGB_FIRST = {
 _ODD_MARGIN = {"odd margin": "of two middles transformers takes the left one, this model's authors the even one"}
 
 
+#: Families that are published in a form of transformers', and why they are not written back in it.
+_ONE_WAY = {
+    "fgclip2": "its class comes with its authors' repository and not with transformers, and a file holds more than one "
+    "model; --format open_clip writes it",
+    "metaclip2": "what is published is `MetaClip2Model`, and there is no way back to it yet; --format open_clip writes it",
+}
+
+
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
+    if family.name in _ONE_WAY:
+        return _ONE_WAY[family.name]
     if not text_configs.of_transformers(model):
         return f"transformers has no class for {family.title}'s towers, which have layers in common"
     if family.name not in HOMES:
         return f"neither transformers nor its authors have a class for {family.title}"
     vision = model.config()["vision_cfg"]
+    if family.name == "taiyiclip" and model.config()["text_cfg"]["hf_proj_type"] is None:
+        return "its text tower is a BERT without the classifier that is written here; --format open_clip writes it"
     if isinstance(vision.get("layers"), list):
         return "transformers has no CLIP class with a ResNet image tower; --format cn_clip writes it"
     return ""

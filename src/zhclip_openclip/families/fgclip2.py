@@ -94,13 +94,18 @@ FAMILY = Family(
                 *_RENAME,
             ),
             # keep_len and longtext_len of its config.json: the first positions are SigLIP 2's.
-            rows=((_EMBEDDINGS + r"position_embedding_ori\.", 0, 20), (_EMBEDDINGS + r"position_embedding_res\.", 20, 196)),
+            rows=(
+                (_EMBEDDINGS + r"position_embedding_ori\.", 0, 20),
+                (_EMBEDDINGS + r"position_embedding_res\.", 20, 196),
+            ),
             split=_SPLIT,
             square=_GRID,
         ),
     ),
     normalise=str.lower,
+    # Gemma's, as its tokenizer.json says; the names of the tokens stand in a file of their own.
     tokenizer="PreTrainedTokenizerFast",
+    tokenizer_options={"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>", "bos_token": "<bos>"},
     tokenizer_repos=("google/siglip2-base-patch16-naflex",),
     towers="zhclip_openclip.towers.naflex",
 )

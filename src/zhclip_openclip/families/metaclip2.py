@@ -8,7 +8,13 @@ open_clip's own `ViT-H-14-worldwide` and `ViT-bigG-14-worldwide`; its `ViT-L-14-
 from __future__ import annotations
 
 from zhclip_openclip.families._family import Family, Layout, Model, Tag
-from zhclip_openclip.families._layouts import BUFFERS, CLIP_TOKENS, PROJECTION, hf_text_to_open_clip, hf_vision_to_open_clip
+from zhclip_openclip.families._layouts import (
+    BUFFERS,
+    CLIP_TOKENS,
+    PROJECTION,
+    hf_text_to_open_clip,
+    hf_vision_to_open_clip,
+)
 
 #: Size -> the end of its repository's name.
 _XLM_V = {

@@ -32,6 +32,8 @@ def create_model(original):
             return original(*args, **kwargs)
         if named.family.towers:
             importlib.import_module(named.family.towers)
+        if named.family.processor_of(named.model) == "patches":
+            _refuse_a_size(named.family, named.model, call.arguments)
         from zhclip_openclip.towers import _pairs
 
         with _pairs.one_model():
@@ -57,8 +59,6 @@ def _build(original, call, named):
     text_configs.check_length(model, given.get("force_context_length"))
     force_size = given.get("force_image_size")
     overrides = {key: value for key, value in (given.get("force_preprocess_cfg") or {}).items() if value is not None}
-    if family.processor_of(model) == "patches":
-        _refuse_a_size(family, model, force_size, overrides)
     checkpoint = None
     if pretrained:
         if given.get("load_weights", True):
@@ -92,12 +92,14 @@ def _build(original, call, named):
     return built
 
 
-def _refuse_a_size(family, model, force_size, overrides) -> None:
+def _refuse_a_size(family, model, given) -> None:
     """Raises CheckpointError: a size or a way of resizing is asked for, of a model whose pictures keep their shape."""
     from zhclip_openclip._errors import CheckpointError
     from zhclip_openclip.towers.patches import MOST, PATCH
 
-    asked = {"force_image_size": force_size, **{f"image_{key}": overrides.get(key) for key in ("size", "resize_mode")}}
+    overrides = given.get("force_preprocess_cfg") or {}
+    asked = {"force_image_size": given.get("force_image_size")}
+    asked |= {f"image_{key}": overrides.get(key) for key in ("size", "resize_mode")}
     told = ", ".join(f"{key}={value!r}" for key, value in asked.items() if value is not None)
     if told:
         square = [other.name for other in family.models if other.name.startswith(f"{model.name}-square")]
