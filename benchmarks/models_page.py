@@ -51,7 +51,8 @@ def text_tower(model: Model) -> str:
         vocabulary = f"{text['vocab_size']:,} tokens of {text['hf_tokenizer_name']}"
         head = "linear_bias" if text.get("proj_bias") else "linear"
         return f"transformer of {text['layers']} x {text['width']} ({attention}), {vocabulary}, {pooled}, {head}"
-    return f"{text['hf_model_name']}, {text['hf_pooler_type'].removesuffix('_pooler')}, {text['hf_proj_type'] or 'no head'}"
+    pooled, head = text["hf_pooler_type"].removesuffix("_pooler"), text["hf_proj_type"] or "no head"
+    return f"{text['hf_model_name']}, {pooled}, {head}"
 
 
 def image_side(family: Family, model: Model) -> str:

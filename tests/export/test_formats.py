@@ -135,8 +135,18 @@ class TestChineseClipsOwn:
         assert (theirs - ours).abs().max() <= 0.01 * ours.norm(dim=-1).max()
 
 
-#: What knows towers of transformers alone, or their tokenizers.
-NOT_FOR_TOWERS_OF_OUR_OWN = ("transformers", "sentence-transformers", "immich")
+#: What a model cannot be written as, beside `cn_clip`, by what the names of such models begin with.
+REFUSED = {
+    "cnclip-rn50": ("transformers", "sentence-transformers"),
+    "zhclip-tiny": ("transformers", "sentence-transformers"),
+    "taiyiclip-vit-h-14": ("transformers",),
+    "taiyiclip-102m-": ("transformers",),
+    # towers of our own, of which ONNX needs no class
+    "m2-encoder-": ("transformers", "sentence-transformers", "immich"),
+    # pictures as patches, text towers of open_clip's own
+    "fg-clip2-": ("transformers", "onnx", "immich", "sentence-transformers"),
+    "metaclip2-": ("transformers", "onnx", "immich", "sentence-transformers"),
+}
 
 
 def test_every_cell_is_written_or_refused():
@@ -148,11 +158,10 @@ def test_every_cell_is_written_or_refused():
         for form in _formats.FORMATS.values()
         if form.refused(family, model)
     }
-    ours = {(name, form) for name in ("m2-encoder-1b", "m2-encoder-0.4b") for form in NOT_FOR_TOWERS_OF_OUR_OWN}
     names = [model.name for family in all_families().values() for model in family.models]
     others = {(name, "cn_clip") for name in names if not name.startswith("cnclip-")}
-    assert refused == others | ours | {
-        (name, form) for name in ("cnclip-rn50", "zhclip-tiny") for form in ("transformers", "sentence-transformers")
+    assert refused == others | {
+        (name, form) for name in names for start, forms in REFUSED.items() if name.startswith(start) for form in forms
     }
 
 
@@ -161,6 +170,7 @@ def test_a_refusal_says_why_before_anything_is_loaded():
         ("cnclip-rn50", "transformers", "ResNet"),
         ("taiyiclip-vit-b-32", "cn_clip", "Taiyi-CLIP's"),
         ("zhclip-tiny", "sentence-transformers", "pooled"),
+        ("taiyiclip-vit-h-14", "transformers", "without the classifier"),
         ("m2-encoder-1b", "transformers", "layers in common"),
         ("m2-encoder-1b", "sentence-transformers", "no class for its towers"),
         ("m2-encoder-1b", "immich", "sp.model; --format onnx writes it"),
@@ -180,6 +190,5 @@ def test_the_page_is_up_to_date():
 
 
 def test_every_family_that_publishes_for_transformers_has_a_home_there():
-    ours = {"m2-encoder"}  # whose towers no class of transformers' has
     published = {family.name for family in all_families().values() if family.layouts}
-    assert set(transformers_folder.HOMES) == published - ours
+    assert set(transformers_folder.HOMES) == published - {"m2-encoder", "fgclip2", "metaclip2"}, "which are refused"

@@ -137,8 +137,8 @@ def of_other_host(tag: Tag) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise DownloadError(
-        f"{' or '.join(tag.files)} is in {tag.host}{tag.repo}, not on the Hugging Face hub, and is not fetched: put it and "
-        f"the tokenizer file of that repository into {_place(tag.repo)}, or give pretrained=PATH"
+        f"{' or '.join(tag.files)} is in {tag.host}{tag.repo}, not on the Hugging Face hub, and is not fetched: put it "
+        f"and the tokenizer file of that repository into {_place(tag.repo)}, or give pretrained=PATH"
     )
 
 
