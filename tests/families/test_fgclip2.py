@@ -352,3 +352,27 @@ def test_an_evaluation_is_that_of_its_features(evaluate, monkeypatch):
             hits[k] += bool(set(order[:k]) & set(right))
     for k, count in hits.items():
         assert told[f"image_retrieval_recall@{k}"] == pytest.approx(count / len(relations))
+
+
+@pytest.mark.slow
+def test_open_clip_train_trains_it(published, tmp_path, monkeypatch):
+    """With SigLIP's loss, patches in every batch; the checkpoint is read again under the same name."""
+    import logging
+
+    from open_clip_train.main import main
+
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    words = (
+        f"--model {NAME} --pretrained {TAG} --siglip --train-data digits-retrieval --train-num-samples 16 --batch-size 8 "
+        "--epochs 1 --lr 1e-4 --warmup 1 --workers 0 --device cpu --precision fp32 --name run"
+    )
+    try:
+        with pytest.raises(ZhclipError, match="--aug-cfg is not for fg-clip2-base: its pictures become patches"):
+            main([*words.split(), "--aug-cfg", "scale=(0.9,1.0)"])
+        main([*words.replace("--name run", "--name second").split()])
+    finally:
+        root.handlers[:], root.level = before
+    trained = create(NAME, tmp_path / "logs/second/checkpoints/epoch_1.pt")
+    assert not torch.equal(trained.visual.trunk.norm.weight, create(NAME, TAG).visual.trunk.norm.weight)

@@ -155,7 +155,8 @@ def _same_towers(ours: Mapping, theirs) -> bool:
         parts = {part: _part(config, part) for part in ("vision_cfg", "text_cfg")}
         return {part: {key: one[key] for key in one if key != "hf_tokenizer_name"} for part, one in parts.items()}
 
-    return ours["embed_dim"] == theirs.get("embed_dim") and towers(ours) == towers(theirs)
+    same_width = isinstance(theirs, dict) and ours["embed_dim"] == theirs.get("embed_dim")
+    return same_width and towers(ours) == towers(theirs)
 
 
 def _tower_key(text: Mapping) -> tuple:

@@ -44,7 +44,7 @@ _ODD_MARGIN = {"odd margin": "of two middles transformers takes the left one, th
 _ONE_WAY = {
     "fgclip2": "its class comes with its authors' repository and not with transformers, and a file holds more than one "
     "model; --format open_clip writes it",
-    "metaclip2": "what is published is `MetaClip2Model`, and there is no way back to it yet; --format open_clip writes it",
+    "metaclip2": "what is published is `MetaClip2Model`; the way back to it is not written; --format open_clip is",
 }
 
 
