@@ -112,7 +112,11 @@ def reduced_models(folder: Path) -> Iterator[None]:
     ours = [name for name, entry in entries.items() if entry.__module__.startswith("zhclip_openclip.")]
     for name in ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224", *ours):
         entry = timm_registry._model_entrypoints[name]
-        patch.setitem(timm_registry._model_entrypoints, name, functools.partial(entry, depth=LAYERS))
+        patch.setitem(
+            timm_registry._model_entrypoints,
+            name,
+            functools.update_wrapper(functools.partial(entry, depth=LAYERS), entry),  # which says whose it is
+        )
     facts = MeasuredFacts()
     patch.setattr(_load, "model_facts", lambda: facts)
     patch.setattr(_config, "model_facts", lambda: facts)
