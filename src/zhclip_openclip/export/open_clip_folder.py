@@ -33,8 +33,8 @@ _STOCK_HEADS = ("linear", "mlp")
 
 
 def loads_without_us(model: Model) -> bool:
-    """Whether stock open_clip can build the model: both towers are its own or timm's. With an encoder of the hub: it has
-    the projection head, and the hub knows the encoder's name as one of that architecture."""
+    """Whether stock open_clip can build the model: its own or timm's towers; or it has the projection head, and the
+    hub knows the encoder's name as one of that architecture."""
     text = model.config()["text_cfg"]
     if (name := text.get("hf_model_name")) is None:
         return not _tower_of_ours(model)
