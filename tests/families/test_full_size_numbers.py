@@ -21,13 +21,10 @@ DEFAULTS = [
     ("taiyiclip-102m-vit-l-14", "idea_ccnl"),
     ("mclip-vit-l-14", "m_clip"),
     ("clip-chinese-vit-b-32", "yeungnlp"),
-<<<<<<< HEAD
     *((name, tag) for name, tag in REFERENCES if tag == "malusama"),  # both of M2-Encoder: 4 GB with their references
-=======
     ("fg-clip2-base", "qihoo360"),
     ("fg-clip2-base-long", "qihoo360"),
     ("metaclip2-vit-b-16", "meta"),  # its vocabulary alone is 462 of 586 million parameters
->>>>>>> fgclip
 ]
 
 
