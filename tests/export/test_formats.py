@@ -174,6 +174,10 @@ def test_a_refusal_says_why_before_anything_is_loaded():
         ("m2-encoder-1b", "transformers", "layers in common"),
         ("m2-encoder-1b", "sentence-transformers", "no class for its towers"),
         ("m2-encoder-1b", "immich", "sp.model; --format onnx writes it"),
+        ("fg-clip2-base", "onnx", "a picture keeps its shape"),
+        ("fg-clip2-base-square256", "immich", "texts of one length"),
+        ("metaclip2-vit-b-16", "sentence-transformers", "open_clip's own"),
+        ("fg-clip2-large", "transformers", "authors' repository"),
     ):
         with pytest.raises(ExportError, match=why):
             _formats.prepare(_formats.find(form), *find(name), _options.Options())

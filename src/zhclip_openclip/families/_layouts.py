@@ -82,8 +82,9 @@ def bert(prefix: str) -> Renames:
     return ((rf"^{prefix}\.", "text.transformer."),)
 
 
-#: Where CLIP's own vocabulary shows, and how many tokens it has: models of other vocabularies have the same keys.
-CLIP_TOKENS = (r"^(text_model\.embeddings\.)?token_embedding\.weight$", 49408)
+#: The tokens of a model with CLIP's keys, of which CLIP itself has 49,408 and MetaCLIP 2 the others.
+TOKENS = r"^(text_model\.embeddings\.)?token_embedding\.weight$"
+CLIPS_TOKENS, METACLIP2S_TOKENS = 49408, (901629, 250000)
 
 #: The image tower out of a whole CLIP model as transformers writes it, for families that publish a text tower alone.
 CLIP_IMAGE_TOWER = Layout(
@@ -91,7 +92,7 @@ CLIP_IMAGE_TOWER = Layout(
     part="image",
     telltale=(r"^vision_model\.embeddings\.class_embedding$", r"^visual_projection\.weight$"),
     never=(r"^visual_projection\.bias$", r"^text_model\.embeddings\.word_embeddings\.", r"^text_model\.roberta\."),
-    counts=((*CLIP_TOKENS, True),),
+    counts=tuple((TOKENS, number, False) for number in METACLIP2S_TOKENS),
     drop=(*BUFFERS, r"^text_model\.", r"^text_projection\."),
     rename=hf_vision_to_open_clip(),
     transpose=PROJECTION,
@@ -104,7 +105,7 @@ OPEN_CLIP_IMAGE_TOWER = Layout(
     name="open_clip CLIP",
     part="image",
     telltale=(r"^visual\.conv1\.weight$", r"^token_embedding\.weight$"),
-    counts=((*CLIP_TOKENS, True),),
+    counts=tuple((TOKENS, number, False) for number in METACLIP2S_TOKENS),
     drop=(r"^(?!visual\.|logit_scale$)",),
     rename=(),
 )

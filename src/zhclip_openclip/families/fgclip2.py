@@ -10,7 +10,12 @@ from __future__ import annotations
 from zhclip_openclip.families._family import Family, Layout, Model, Tag
 from zhclip_openclip.families._layouts import BUFFERS, hf_text_to_open_clip
 
-_LICENCE = "apache-2.0"
+#: Of the code, and as a survey read it on the hub for two of the three sizes.
+_LICENCES = {
+    "base": "apache-2.0",
+    "large": "apache-2.0",
+    "so400m": "what its repository states was not read (its code: Apache-2.0)",
+}
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear"}
 _SQUARE = {**_HALF, "resize_mode": "squash"}
 _SQUARE_NOTE = "not as its authors preprocess: every picture becomes a square of 256 pixels"
@@ -20,7 +25,7 @@ def _models(size: str) -> tuple[Model, ...]:
     repo = f"qihoo360/fg-clip2-{size}"
 
     def tags(note: str = "") -> dict[str, Tag]:
-        return {"qihoo360": Tag(repo, files=("model.safetensors",), licence=_LICENCE, note=note)}
+        return {"qihoo360": Tag(repo, files=("model.safetensors",), licence=_LICENCES[size], note=note)}
 
     return (
         Model(f"fg-clip2-{size}", tags(), preprocess=_HALF, image_processor="patches"),

@@ -10,8 +10,9 @@ from __future__ import annotations
 from zhclip_openclip.families._family import Family, Layout, Model, Tag
 from zhclip_openclip.families._layouts import (
     BUFFERS,
-    CLIP_TOKENS,
+    CLIPS_TOKENS,
     PROJECTION,
+    TOKENS,
     hf_text_to_open_clip,
     hf_vision_to_open_clip,
 )
@@ -57,7 +58,7 @@ FAMILY = Family(
                 r"^text_model\.embeddings\.token_embedding\.weight$",
                 r"^text_projection\.weight$",
             ),
-            counts=((*CLIP_TOKENS, False),),
+            counts=((TOKENS, CLIPS_TOKENS, False),),
             never=(r"^visual_projection\.bias$",),
             drop=BUFFERS,
             rename=(
@@ -71,7 +72,7 @@ FAMILY = Family(
             # dl.fbaipublicfiles.com/MMPT/metaclip/metaclip2_*_worldwide.pt
             name="Meta's own",
             telltale=(r"^visual\.conv1\.weight$", r"^token_embedding\.weight$", r"^text_projection$"),
-            counts=((*CLIP_TOKENS, False),),
+            counts=((TOKENS, CLIPS_TOKENS, False),),
             drop=(r"^attn_mask$",),
             rename=((r"^(token_embedding|positional_embedding|transformer|ln_final|text_projection)\b", r"text.\1"),),
         ),
