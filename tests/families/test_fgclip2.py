@@ -365,8 +365,8 @@ def test_open_clip_train_trains_it(published, tmp_path, monkeypatch):
     root = logging.getLogger()
     before = root.handlers[:], root.level
     words = (
-        f"--model {NAME} --pretrained {TAG} --siglip --train-data digits-retrieval --train-num-samples 16 --batch-size 8 "
-        "--epochs 1 --lr 1e-4 --warmup 1 --workers 0 --device cpu --precision fp32 --name run"
+        f"--model {NAME} --pretrained {TAG} --siglip --train-data digits-retrieval --train-num-samples 16 "
+        "--batch-size 8 --epochs 1 --lr 1e-4 --warmup 1 --workers 0 --device cpu --precision fp32 --name run"
     )
     try:
         with pytest.raises(ZhclipError, match="--aug-cfg is not for fg-clip2-base: its pictures become patches"):

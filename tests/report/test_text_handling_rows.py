@@ -97,5 +97,6 @@ def test_models_of_open_clip_are_asked_for_by_name(results):
         "cnclip,qa_clip",
     ]
     assert len(_models("multilingual,chinese_clip")) == 37 and _models(None) is None
-    assert len(rows(build([results], models=[f"{NAME},webli"]))) == 2
+    named = rows(build([results], models=[f"{NAME},webli"]))
+    assert {variant for source, variant in named if not source} == {"webli", "webli, text handling host"}
     assert not rows(build([results], models=["ViT-L-14,commonpool_xl_s13b_b90k"]))

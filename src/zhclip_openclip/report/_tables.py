@@ -310,7 +310,8 @@ class Layout:
             title = of_it[0].models[key]
             mine = [group for group in judged if _closest(published, group) == key and self._same_text(of_it, group)]
             mine.sort(key=lambda group: bool(group.variant(key)))
-            unrun = not mine or (mine[0].variant(key) and not fine_tuned)
+            as_published = {"", *(f"text handling {source.text_handling}" for source in of_it)}
+            unrun = not mine or (mine[0].variant(key) not in as_published and not fine_tuned)
             whole = any(source.key in self.whole for source in of_it)
             if unrun and (self._is_asked(key) or ((asked or whole) and self._is_shown(*key))):
                 rows.append(PlannedRow(key[0], title, None, of_it, key))
