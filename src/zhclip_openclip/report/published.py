@@ -174,7 +174,8 @@ class _Reader:
             self.wrong("source", "is not given", "say where the figures are from")
             parts[0] = self.path.name
         parts = [part for part in parts if isinstance(part, str) and part.strip()]
-        return "; ".join(" ".join(part.split()) for part in parts)
+        # A blank before the semicolon, which would be taken for a part of the address by whatever makes it a link.
+        return re.sub(r"(https?://\S+);", r"\1 ;", "; ".join(" ".join(part.split()) for part in parts))
 
     def language(self, told: Any, source: Source) -> None:
         try:
