@@ -46,6 +46,7 @@ RUNS = {
     "training": ("Training", "training.py"),
     "onnx": ("Both towers in onnxruntime", "onnx_towers.py"),
     "folder": ("Searching a folder of 100,000 pictures again", "folder_search.py"),
+    "captions": ("Captions in the order of their length", "caption_order.py"),
     "gpu": ("On a GPU", "gpu.py"),
 }
 #: What is measured where nothing is named: `gpu.py` alone on its page, everything else on the others.
