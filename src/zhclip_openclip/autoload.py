@@ -37,6 +37,7 @@ HOOKS = {
     "open_clip_train.data": "zhclip_openclip.integrations.open_clip_train:hook_data",
     "open_clip_train.zero_shot": "zhclip_openclip.integrations.open_clip_train:hook_zero_shot",
     "open_clip_train.train": "zhclip_openclip.integrations.open_clip_train:hook_train",
+    "mteb.models.model_implementations": "zhclip_openclip.integrations.mteb:hook_registry",
 }
 #: Modules without a hook of their own that one of :data:`HOOKS` changes too: executed again (`importlib.reload`), they
 #: need it again.
