@@ -58,7 +58,8 @@ def with_ours(registry: dict) -> dict:
 def meta(name: str, entry: Published):
     """The `ModelMeta` of an entry: what the family's data sheet and `model_facts` say of it, None for what they do not.
 
-    training_datasets is None, which is unknown, and not the empty set, which would be a promise.
+    revision is open_clip's tag: without one mteb takes any result of that name for this one's. training_datasets is
+    None, which is unknown, and not the empty set, which would be a promise.
     """
     from mteb.models.model_meta import ModelMeta
 
@@ -70,7 +71,7 @@ def meta(name: str, entry: Published):
     return ModelMeta(
         loader=zhclip_openclip_loader,
         name=name,
-        revision=None,
+        revision=entry.tag,
         release_date=None,
         languages=_LANGUAGES,
         n_parameters=parameters,
@@ -106,7 +107,7 @@ def zhclip_openclip_loader(name: str, revision: str | None = None, device: Any =
 
     options: `pretrained`, other weights for the same model (a tag, a file, a folder); `amp`, mixed precision.
 
-    Raises ZhclipError: no such entry or option, or a revision, which an entry does not have.
+    Raises ZhclipError: no such entry, revision (see `meta`) or option.
     """
     from mteb.models.model_implementations import MODEL_REGISTRY
 
@@ -115,11 +116,11 @@ def zhclip_openclip_loader(name: str, revision: str | None = None, device: Any =
     entries = published(MODEL_REGISTRY)
     if name not in entries:
         raise ZhclipError(f"{name} is no model of ours in mteb; there are {', '.join(sorted(entries))}")
-    if revision is not None:
-        raise ZhclipError(f"{name} has no revisions, so {revision!r} cannot be had: its weights are those of the hub")
+    entry = entries[name]
+    if revision not in (None, entry.tag):
+        raise ZhclipError(f"{name} has no revision {revision!r}; it has one, which is called {entry.tag}")
     options.pop("embed_dim", None)  # mteb has compared it with the entry's, and it has one only
     unknown = sorted(options.keys() - encoder.OPTIONS)
     if unknown:
         raise ZhclipError(f"{name} has no option {', '.join(unknown)}; there are {', '.join(encoder.OPTIONS)}")
-    entry = entries[name]
     return encoder.load(entry.model.name, entry.tag, device, **options)
