@@ -13,6 +13,7 @@ docs:  ## write again what the program writes of the docs
 	python benchmarks/model_facts.py && python benchmarks/models_page.py
 	zhclip classnames --write docs/datasets_classification.md
 	python -m zhclip_openclip.datasets.docs docs/reproducing.md
+	python -m zhclip_openclip.report.docs docs/leaderboard.md
 	python -m zhclip_openclip.export.docs docs/deploying.md
 picture:  ## the picture on top of the README
 	zhclip reproduce --offline-demo --output /tmp/zhclip-demo

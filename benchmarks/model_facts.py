@@ -37,6 +37,19 @@ def image_tower(model, config: dict) -> dict:
     """Sizes of the image tower under the names that Hugging Face's CLIPVisionConfig has for them."""
     visual = model.visual
     size = config["vision_cfg"].get("image_size", 224)
+    if hasattr(visual, "trunk") and hasattr(visual.trunk, "embeds"):  # timm's NaFlexVit
+        block, embeds = visual.trunk.blocks[0], visual.trunk.embeds
+        return {
+            "image_size": size,
+            "patch_size": embeds.patch_size[0],
+            "num_patches": embeds.pos_embed.shape[1] * embeds.pos_embed.shape[2],
+            "hidden_size": visual.trunk.embed_dim,
+            "num_hidden_layers": len(visual.trunk.blocks),
+            "num_attention_heads": block.attn.num_heads,
+            "intermediate_size": block.mlp.fc1.out_features,
+            "hidden_act": activation(block.mlp.act),
+            "layer_norm_eps": visual.trunk.norm.eps,
+        }
     if hasattr(visual, "trunk"):
         block = visual.trunk.blocks[0]
         return {
@@ -64,6 +77,30 @@ def image_tower(model, config: dict) -> dict:
     return {"image_size": size}  # a ResNet, which Hugging Face's CLIP does not have
 
 
+def activation(module) -> str:
+    """An activation in the words of transformers."""
+    if "quick" in type(module).__name__.lower():
+        return "quick_gelu"
+    tanh = "tanh" in type(module).__name__.lower() or getattr(module, "approximate", "none") == "tanh"
+    return "gelu_pytorch_tanh" if tanh else "gelu"
+
+
+def text_tower(text, config: dict) -> dict:
+    """Sizes of the text tower under the names that its transformers config has for them."""
+    if config["text_cfg"].get("hf_model_name"):
+        return {key: getattr(text.config, key) for key in TEXT_KEYS if hasattr(text.config, key)}
+    block = text.transformer.resblocks[0]  # open_clip's own, as CLIP's and SigLIP's in transformers
+    return {
+        "vocab_size": text.vocab_size,
+        "hidden_size": text.width,
+        "num_hidden_layers": text.transformer.layers,
+        "num_attention_heads": text.heads,
+        "intermediate_size": block.mlp.c_fc.out_features,
+        "hidden_act": activation(block.mlp.gelu),
+        "layer_norm_eps": text.ln_final.eps,
+    }
+
+
 def measure(spec: Model) -> dict:
     """Facts of one model, from the model itself."""
     with torch.device("meta"):
@@ -73,7 +110,7 @@ def measure(spec: Model) -> dict:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "embed_dim": spec.config()["embed_dim"],
         "image_tower": image_tower(model, spec.config()),
-        "text_tower": {key: getattr(model.text.config, key) for key in TEXT_KEYS},
+        "text_tower": text_tower(model.text, spec.config()),
         "signature": signature(shapes),
         "image_signature": signature(tower(shapes, "image")),
         "text_signature": signature(tower(shapes, "text")),

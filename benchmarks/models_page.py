@@ -13,6 +13,7 @@ from pathlib import Path
 
 from zhclip_openclip.checkpoints._load import model_facts
 from zhclip_openclip.families import Family, Model, Tag, all_families
+from zhclip_openclip.towers.patches import MOST, PATCH
 
 PATH = Path(__file__).parents[1] / "docs" / "models.md"
 HUB = "https://huggingface.co/"
@@ -29,8 +30,11 @@ own that know Chinese stand beside these in every table: [multilingual.md](multi
 """
 
 
-def link(repo: str) -> str:
-    return f"[{repo}]({HUB}{repo})" if repo else "in this package"
+ACTIVATIONS = {"quick_gelu": "QuickGELU", "gelu": "GELU", "gelu_pytorch_tanh": "GELU (tanh)", None: "ReLU"}
+
+
+def link(repo: str, host: str = "") -> str:
+    return f"[{repo}]({host or HUB}{repo})" if repo else "in this package"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -40,11 +44,22 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def text_tower(model: Model) -> str:
-    return model.config()["text_cfg"]["hf_model_name"]
+    """Its encoder, what is pooled, and the head on it."""
+    text = model.config()["text_cfg"]
+    if not text.get("hf_model_name"):  # open_clip's own
+        attention = "each token sees all" if text.get("no_causal_mask") else "causal"
+        pooled = {"last": "last token", "eos": "end token"}[text["pool_type"]]
+        vocabulary = f"{text['vocab_size']:,} tokens of {text['hf_tokenizer_name']}"
+        head = "linear_bias" if text.get("proj_bias") else "linear"
+        return f"transformer of {text['layers']} x {text['width']} ({attention}), {vocabulary}, {pooled}, {head}"
+    pooled, head = text["hf_pooler_type"].removesuffix("_pooler"), text["hf_proj_type"] or "no head"
+    return f"{text['hf_model_name']}, {pooled}, {head}"
 
 
-def image_side(model: Model) -> str:
+def image_side(family: Family, model: Model) -> str:
     size = model_facts()[model.name]["image_tower"]["image_size"]
+    if family.processor_of(model) == "patches":
+        return f"up to {MOST:,} patches of {PATCH} px, its shape kept"
     return f"{size} px, {'squashed' if model.preprocess.get('resize_mode') == 'squash' else 'cropped'}"
 
 
@@ -53,15 +68,15 @@ def model_rows(family: Family) -> list[list[str]]:
     for model in family.models:
         facts, text = model_facts()[model.name], model.config()["text_cfg"]
         vision = facts["image_tower"]
-        activation = {"quick_gelu": "QuickGELU", "gelu": "GELU", None: "ReLU"}[vision.get("hidden_act")]
+        activation = ACTIVATIONS[vision.get("hidden_act")]
         rows.append(
             [
                 f"`{model.name}`",
                 ", ".join(f"`{alias}`" for alias, name in family.aliases.items() if name == model.name),
                 f"{facts['parameters'] / 1e6:.1f} M",
                 f"{facts['embed_dim']}",
-                f"{image_side(model)}, {activation}",
-                f"{text_tower(model)}, {text['hf_pooler_type'].removesuffix('_pooler')}, {text['hf_proj_type']}",
+                f"{image_side(family, model)}, {activation}",
+                text_tower(model),
                 f"{text['context_length']}",
             ]
         )
@@ -71,7 +86,7 @@ def model_rows(family: Family) -> list[list[str]]:
 def tag_rows(family: Family) -> list[list[str]]:
     def row(model: Model, name: str, tag: Tag) -> list[str]:
         apart = link(tag.image_repo) if tag.image_repo else "with it"
-        return [f"`{model.name}`", f"`{name}`", link(tag.repo), apart, tag.licence, tag.note]
+        return [f"`{model.name}`", f"`{name}`", link(tag.repo, tag.host), apart, tag.licence, tag.note]
 
     return [row(model, name, tag) for model in family.models for name, tag in model.tags.items()]
 

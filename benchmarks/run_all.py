@@ -45,6 +45,7 @@ RUNS = {
     "import": ("`import torch`", "import_time.py"),
     "training": ("Training", "training.py"),
     "onnx": ("Both towers in onnxruntime", "onnx_towers.py"),
+    "folder": ("Searching a folder of 100,000 pictures again", "folder_search.py"),
     "gpu": ("On a GPU", "gpu.py"),
 }
 #: What is measured where nothing is named: `gpu.py` alone on its page, everything else on the others.

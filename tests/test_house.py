@@ -16,8 +16,8 @@ FLOORS = [
     {"towers"},
     {"features", "prompts"},
     {"datasets", "metrics", "training"},
-    {"report", "export"},
-    {"reproduction", "galleries"},
+    {"report", "export", "probes"},
+    {"reproduction", "galleries", "folders"},  # folders: features, prompts and metrics put together, as a page
     {"integrations"},
     {"commands"},
 ]

@@ -32,6 +32,7 @@ HOOKS = {
         "zhclip_openclip.integrations.clip_benchmark:hook_zeroshot_classification"
     ),
     "clip_benchmark.metrics.zeroshot_retrieval": "zhclip_openclip.integrations.clip_benchmark:hook_zeroshot_retrieval",
+    "clip_benchmark.metrics.linear_probe": "zhclip_openclip.integrations.clip_benchmark:hook_linear_probe",
     "clip_benchmark.cli": "zhclip_openclip.integrations.clip_benchmark:hook_cli",
     "open_clip_train.params": "zhclip_openclip.integrations.open_clip_train:hook_params",
     "open_clip_train.data": "zhclip_openclip.integrations.open_clip_train:hook_data",

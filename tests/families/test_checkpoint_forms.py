@@ -195,7 +195,7 @@ def test_image_tower_in_open_clips_form(taiyi, models_dir, tmp_path):
     source = models_dir / "openai/clip-vit-base-patch32"
     model = create("taiyiclip-vit-b-32", "idea_ccnl")
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("text.")}
-    state |= {"token_embedding.weight": torch.zeros(3, 4), "text_projection": torch.zeros(4, 4)}
+    state |= {"token_embedding.weight": torch.zeros(49408, 4), "text_projection": torch.zeros(4, 4)}
     (source / "model.safetensors").unlink()
     save_file(state, source / "model.safetensors")
     assert_same(create("taiyiclip-vit-b-32", "idea_ccnl"), taiyi)

@@ -22,11 +22,12 @@ def file_of(state: dict[str, torch.Tensor], name: str = "file") -> _read.Weights
     return _read.Weights(Path(name), shapes, {}, {})
 
 
-def pieces_of(reference: references.Reference, family) -> list[Piece]:
+def pieces_of(reference: references.Reference, family, name: str = "") -> list[Piece]:
+    """name: of the model, where a file holds several."""
     pieces = []
     for repo, state in reference.published().items():
         weights = file_of(state, repo)
-        found, layout = (None, _load.recognise_image(weights, family)) if pieces else _load.recognise(weights)
+        found, layout = (None, _load.recognise_image(weights, family)) if pieces else _load.recognise(weights, name)
         assert pieces or found.name == family.name
         pieces.append(Piece(weights, layout))
     return pieces
@@ -75,7 +76,7 @@ def test_keys_and_shapes(name, tag):
     reference = on_meta(REFERENCES[name, tag])
     published = model.tags[tag]
     assert list(reference.modules) == [repo for repo in (published.repo, published.image_repo) if repo]
-    assert_covers(pieces_of(reference, family), name)
+    assert_covers(pieces_of(reference, family, name), name)
 
 
 @pytest.mark.parametrize("name", CN_CLIP)

@@ -18,8 +18,13 @@ DEFAULTS = [
     ("cnclip-vit-l-14", "ofa_sys"),
     ("cnclip-rn50", "ofa_sys"),
     ("taiyiclip-vit-l-14", "idea_ccnl"),
+    ("taiyiclip-102m-vit-l-14", "idea_ccnl"),
     ("mclip-vit-l-14", "m_clip"),
     ("clip-chinese-vit-b-32", "yeungnlp"),
+    *((name, tag) for name, tag in REFERENCES if tag == "malusama"),  # both of M2-Encoder: 4 GB with their references
+    ("fg-clip2-base", "qihoo360"),
+    ("fg-clip2-base-long", "qihoo360"),
+    ("metaclip2-vit-b-16", "meta"),  # its vocabulary alone is 462 of 586 million parameters
 ]
 
 
@@ -27,7 +32,8 @@ DEFAULTS = [
 def inputs_and_features(reference: references.Reference):
     size = reference.image_size
     pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
-    tokens = references.ids(reference, 3, 14, padded=True)
+    pixels = reference.pixels() if reference.pixels else pixels
+    tokens = references.ids(reference, 3, 14 if reference.length == 16 else reference.length, padded=True)
     return pixels, reference.image(pixels), tokens, reference.text(tokens, (tokens != reference.pad).long())
 
 

@@ -121,6 +121,20 @@ def test_as_cn_clip(name, size):
     assert_equal(transform_of(name), image_transform(size))
 
 
+@pytest.mark.parametrize("name", ["m2-encoder", "m2-encoder-0.4b"])
+def test_as_m2_encoder(name):
+    """prj/M2_Encoder: m2_encoder.py, vlmo/transforms/square_transform.py, and what the model does with pixels first
+    (vlmo/modules/vlmo_module.py, infer_image)."""
+    steps = transforms.Compose(
+        [
+            transforms.Resize((224, 224), interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[0.5] * 3, std=[0.5] * 3),
+        ]
+    )
+    assert_equal(transform_of(name), lambda image: steps(image.convert("RGB")))
+
+
 @pytest.mark.parametrize(("name", "size"), [("cnclip", 224), ("cnclip-vit-l-14-336", 336)])
 def test_cnclip_as_transformers_on_rgb(name, size):
     """transformers converts to RGB before it squashes and cn_clip after: on RGB images they agree."""
@@ -144,7 +158,8 @@ def test_every_model_has_its_size():
     for family in all_families().values():
         for model in family.models:
             size = model.config()["vision_cfg"]["image_size"]
-            assert transform_of(model.name)(picture(70, 40)).shape == (3, size, size)
+            shape = (1024, 769) if family.processor_of(model) == "patches" else (3, size, size)
+            assert transform_of(model.name)(picture(70, 40)).shape == shape, model.name
 
 
 @pytest.mark.parametrize("name", ["altclip", "cnclip-vit-b-16"])

@@ -21,6 +21,7 @@ from transformers import XLMRobertaTokenizerFast
 from typer.testing import CliRunner
 
 from tests.families.test_preprocessing import picture
+from tests.support import gemma, glm
 from tests.support.reduced import assert_same, build
 from tests.support.references import REFERENCES
 from zhclip_openclip._errors import CheckpointError
@@ -43,6 +44,9 @@ MODELS = {
     "taiyiclip": ("taiyiclip-vit-b-32", "idea_ccnl"),
     "mclip": ("mclip-labse-vit-l-14", "m_clip"),
     "clip-chinese": ("clip-chinese-vit-b-32", "yeungnlp"),
+    "m2-encoder": ("m2-encoder-0.4b", "malusama"),
+    "fgclip2": ("fg-clip2-base-long", "qihoo360"),
+    "metaclip2": ("metaclip2-vit-s-16", "meta"),
 }
 #: The others are `slow`: they take the same way, with other names.
 FAST = ("zhclip-quickgelu", "cnclip-rn50", "taiyiclip")
@@ -74,9 +78,15 @@ def assert_seen(given: dict, expected: dict, way: str) -> None:
 
 
 def write_tokenizer(folder: Path, name: str) -> None:
-    """A small vocabulary in the form of the family's: BERT's or XLM-R's."""
+    """A small vocabulary in the form of the family's: BERT's, GLM's, Gemma's or XLM-R's."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not name.startswith("altclip"):
+    if name.startswith("m2-encoder"):
+        glm.small_model(folder)
+        return
+    if name.startswith("fg-clip2"):
+        gemma.write(folder)
+        return
+    if not name.startswith(("altclip", "metaclip2")):
         (folder / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
         return
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *"一只猫恤引号全角（）！，“”HeloT"]
@@ -175,6 +185,10 @@ def test_the_published_repository_by_its_own_name(published):
     repo = f"{folder.parent.name}/{folder.name}"
     for way in (seen(asked, repo), seen(asked, f"hf-hub:{repo}"), seen(asked, str(folder))):
         assert_seen(way, expected, repo)
+    from zhclip_openclip.checkpoints._resolve import repository_of
+
+    if repository_of(repo)[1].name == "fg-clip2-base" != asked:  # one of three models that its repository holds
+        return
     assert_seen(seen(f"hf-hub:{repo}"), expected, "as a model")
 
 

@@ -82,12 +82,6 @@ def test_one_line_for_what_does_not_fit(evaluate_digits, words, told):
     assert "add --language zh" not in message  # it is there
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_linear_probe_needs_a_gpu(evaluate_digits):
-    with pytest.raises(SystemExit, match="--task linear_probe: .* CUDA"):
-        evaluate_digits("--quiet", "--task", "linear_probe")
-
-
 def test_a_host_that_fails_is_one_line(evaluate_digits, monkeypatch):
     monkeypatch.setattr(cli.zeroshot_classification, "evaluate", lambda *args, **kwargs: {}["two\nlines"])
     with pytest.raises(SystemExit) as error:

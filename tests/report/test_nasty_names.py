@@ -70,6 +70,8 @@ def of(cls, text: str, **given):
             values[field.name] = True
         elif kind == "dict[str, Any]":
             values[field.name] = {text: text, "versions": {text: text}, "number": 3}
+        elif kind == "Trained | None":
+            values[field.name] = _model.Trained(text, text, (text,))
         elif kind.startswith(("dict", "list")):
             values[field.name] = {} if kind.startswith("dict") else []
         else:
@@ -79,7 +81,8 @@ def of(cls, text: str, **given):
 
 def report_of(text: str) -> _model.Report:
     column, other = of(_model.Column, text), of(_model.Column, text, key="other", group="")
-    cell = _model.Cell(50.0, 51.0, 49.0, 53.0, 1.0, "reproduced", True, True, 100, 0)
+    others = tuple(of(_model.Figure, text, value=49.0, decimals=1, verdict="off", doubt=doubt) for doubt in ("", text))
+    cell = _model.Cell(50.0, 51.0, 49.0, 53.0, 1.0, "reproduced", True, True, 100, 0, text, others)
     rows = [of(_model.Row, text, cells={text: cell, "other": _model.Cell()}) for _ in range(2)]
     rows.append(of(_model.Row, text, cells={text: _model.Cell(40.0), "other": _model.Cell()}))
     table = of(_model.Table, text, columns=[column, other], rows=rows)
@@ -124,7 +127,7 @@ def test_no_view_says_what_cannot_be_seen(rendered):
 
 def test_csv_has_texts_and_no_formulas(rendered, name):
     lines = list(csv.reader(io.StringIO(rendered["csv"], newline=""), strict=True))
-    assert len({len(line) for line in lines}) == 1 and len(lines) == 1 + 6 + 1 + 1
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 1 + 6 + 1 + 1 + 4
     head, *rows = lines
     for row in rows:
         for key, value in zip(head, row, strict=True):
@@ -145,8 +148,8 @@ def test_markdown_has_no_markup_of_names(rendered, name):
     kinds = [token.type for token in every]
     assert {token.content for token in every if token.type.startswith("html")} <= {"<br>"}
     assert not {"link_open", "image", "s_open", "fence", "hr", "ordered_list_open"} & set(kinds)
-    assert kinds.count("table_open") == 2 and kinds.count("bullet_list_open") == 2
-    assert kinds.count("heading_open") == 5 and max(token.level for token in every) < 6
+    assert kinds.count("table_open") == 2 and kinds.count("bullet_list_open") == 3
+    assert kinds.count("heading_open") == 6 and max(token.level for token in every) < 6
     assert kinds.count("tr_open") == 1 + 3 + 1 + 1
     said = "".join(token.content for token in every if token.type in ("text", "code_inline", "text_special"))
     assert re.sub(r"\s", "", printable(" ".join(name.split()))) in re.sub(r"\s", "", said)
@@ -161,7 +164,7 @@ def test_latex_reads_no_name_as_a_command(rendered):
     assert commands <= {
         *("usepackage", "begin", "end", "centering", "caption", "resizebox", "ifdim", "width", "linewidth", "else"),
         *("fi", "toprule", "midrule", "bottomrule", "cmidrule", "multicolumn", "textbf", "paragraph", "item"),
-        *("footnotesize", "setlength", "tabcolsep", "endhead"),
+        *("footnotesize", "setlength", "tabcolsep", "endhead", "dag", "star"),
     }
     rows = re.findall(r"\\\\\s*\n(.*)", text)
     assert rows and not [line for line in rows if line.lstrip()[:1] in ("[", "*")]

@@ -197,7 +197,7 @@ def test_spellings_of_data_sets_and_models(tmp_path):
 def test_two_files_of_one_name(tmp_path):
     for folder in "abc":
         (tmp_path / folder).mkdir()
-        write(tmp_path / folder / "zh_clip.json")
+        write(tmp_path / folder / "zh_clip.json", note=f"of {folder}")
     sources, _ = load_published(tmp_path / folder / "zh_clip.json" for folder in "abc")
     assert [source.key for source in sources][-3:] == ["zh_clip-2", "zh_clip-3", "zh_clip-4"]
 

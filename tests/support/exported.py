@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.families.test_tokenizers import VOCABULARY, unigram
+from tests.support import glm
 from tests.support.reduced import build, vocabulary_of
 from tests.support.references import Reference
 from zhclip_openclip.export import _source
@@ -21,6 +22,8 @@ MODELS = (
     "mclip-labse-vit-l-14",
     "mclip-vit-b-16-plus-240",
 )
+#: And those that have no home in transformers.
+OTHERS = ("m2-encoder-0.4b",)
 
 
 def publish(name: str, root: Path) -> Reference:
@@ -29,7 +32,9 @@ def publish(name: str, root: Path) -> Reference:
     reference = build(name, model.default_tag)
     reference.save(root)
     folder = root / model.tags[model.default_tag].repo
-    if reference.pad == 1:
+    if name.startswith("m2-encoder"):
+        glm.small_model(folder)
+    elif reference.pad == 1:
         unigram(folder)
     else:
         words = VOCABULARY.read_text(encoding="utf-8").split("\n")[: vocabulary_of(name)]

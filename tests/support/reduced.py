@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import timm.models._registry as timm_registry
 import torch
 from open_clip import factory
 
+from tests.support import m2_reference
 from tests.support.references import REFERENCES, Reference, ids, randomise
 from zhclip_openclip import _paths
 from zhclip_openclip.checkpoints import _config, _load
@@ -60,6 +62,11 @@ def vocabulary_of(name: str) -> int:
     return VOCABULARY
 
 
+def aliases_of(name: str) -> list[str]:
+    """All names of a model."""
+    return [name, *(a for f in all_families().values() for a, target in f.aliases.items() if target == name)]
+
+
 @contextmanager
 def reduced_models(folder: Path) -> Iterator[None]:
     """Every model config with two layers a tower, through the real registries; the files are written to `folder`."""
@@ -73,14 +80,22 @@ def reduced_models(folder: Path) -> Iterator[None]:
         elif "layers" in vision:
             vision["layers"] = LAYERS
         name = path.stem
+        if "hf_model_name" not in text:  # open_clip's own transformer
+            text["layers"], text["vocab_size"] = LAYERS, VOCABULARY
+            (folder / path.name).write_text(json.dumps(config), encoding="utf-8")
+            for alias in aliases_of(name):
+                patch.setitem(factory._MODEL_CONFIGS, alias, config)
+            continue
         values = json.loads(text_configs._path(text["hf_model_name"]).read_text(encoding="utf-8"))
         values["num_hidden_layers"] = min(LAYERS, values["num_hidden_layers"])
         values["vocab_size"] = text["vocab_size"] = vocabulary_of(name)
+        if values["pad_token_id"] >= values["vocab_size"]:
+            values["pad_token_id"] = m2_reference.SMALL_END
         # One text config a model, since zhclip's keeps its vocabulary and is shared by others.
         text["hf_model_name"] = f"reduced/{name}"
         (folder / "text_configs" / f"reduced--{name}.json").write_text(json.dumps(values), encoding="utf-8")
         (folder / path.name).write_text(json.dumps(config), encoding="utf-8")
-        for alias in [name, *(a for f in all_families().values() for a, target in f.aliases.items() if target == name)]:
+        for alias in aliases_of(name):
             patch.setitem(factory._MODEL_CONFIGS, alias, config)
     real = text_configs._path
 
@@ -90,9 +105,18 @@ def reduced_models(folder: Path) -> Iterator[None]:
 
     patch.setattr(text_configs, "_path", reduced_path)
     patch.setattr(_paths, "model_configs", lambda: folder)
-    for name in ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224"):
+    for family in all_families().values():
+        if family.towers:
+            importlib.import_module(family.towers)
+    entries = timm_registry._model_entrypoints
+    ours = [name for name, entry in entries.items() if entry.__module__.startswith("zhclip_openclip.")]
+    for name in ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224", *ours):
         entry = timm_registry._model_entrypoints[name]
-        patch.setitem(timm_registry._model_entrypoints, name, functools.partial(entry, depth=LAYERS))
+        patch.setitem(
+            timm_registry._model_entrypoints,
+            name,
+            functools.update_wrapper(functools.partial(entry, depth=LAYERS), entry),  # which says whose it is
+        )
     facts = MeasuredFacts()
     patch.setattr(_load, "model_facts", lambda: facts)
     patch.setattr(_config, "model_facts", lambda: facts)
@@ -113,9 +137,10 @@ def expected(reference: Reference) -> list[tuple[str, torch.Tensor, torch.Tensor
     if id(reference) not in _expected:
         size = reference.image_size
         pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+        pixels = reference.pixels() if reference.pixels else pixels
         result = [("image", pixels, reference.image(pixels))]
         for name, padded in (("text", False), ("padded text", True)):
-            tokens = ids(reference, 4, 16, padded)
+            tokens = ids(reference, 4, reference.length, padded)
             result.append((name, tokens, reference.text(tokens, (tokens != reference.pad).long())))
         _expected.clear()  # one is enough: tests that share a reference follow each other
         _expected[id(reference)] = reference, result

@@ -10,6 +10,7 @@ Sizes are those of the published configs, here once more on purpose: a mistake i
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.support import zhclip_reference
+from tests.support import m2_reference, zhclip_reference
 
 VISION = {
     "b-32": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, patch_size=32),
@@ -35,8 +36,14 @@ LARGE = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num
 XLMR = {**LARGE, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
 CHINESE, MULTILINGUAL, LABSE = 21128, 250002, 501153
 
+LAION_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 L_14, B_32 = "openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32"
 PLUS = "timm/vit_base_patch16_plus_clip_240.laion400m_e32"
+
+#: Repository -> the name of its file, where that is not transformers'.
+_FILES = {PLUS: "open_clip_model.safetensors", "OFA-Sys/chinese-clip-rn50": "clip_cn_rn50.pt"}
+for _size, (*_, _hub, _modelscope) in m2_reference.SIZES.items():
+    _FILES |= {_hub: f"m2_encoder_{_size}.safetensors", _modelscope: f"m2_encoder_{_size}.ckpt"}
 
 
 @dataclass
@@ -46,6 +53,8 @@ class Reference:
     modules: what has weights, by the repository that publishes it.
     image: (pixels) -> features. text: (ids, mask) -> features. pad: the padding token.
     published: repository -> state dict in its published layout. configs: repository -> its config.json.
+    pixels: images to try it with, where they are not squares of colours. eos: the token that ends a text, where the
+    features are taken from it. length: in tokens, of the texts to try it with.
     """
 
     modules: dict[str, nn.Module]
@@ -56,18 +65,23 @@ class Reference:
     image_size: int
     published: Callable[[], dict[str, dict[str, torch.Tensor]]]
     configs: dict[str, dict]
+    pixels: Callable[[], torch.Tensor] | None = None
+    eos: int | None = None
+    length: int = 16
 
     def save(self, root: Path, form: str = "safetensors") -> None:
         """Write every repository below `root`, as `model.safetensors` or `pytorch_model.bin`."""
         for repo, state in self.published().items():
             folder = root / repo
             folder.mkdir(parents=True, exist_ok=True)
-            name = {PLUS: "open_clip_model.safetensors", "OFA-Sys/chinese-clip-rn50": "clip_cn_rn50.pt"}.get(repo)
+            name = _FILES.get(repo)
             path = folder / (name or ("model.safetensors" if form == "safetensors" else "pytorch_model.bin"))
             if path.suffix == ".safetensors":
                 save_file(
                     {name: tensor.contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"}
                 )
+            elif path.suffix == ".ckpt":  # as DeepSpeed writes it
+                torch.save({"module": {f"_forward_module.{name}": tensor for name, tensor in state.items()}}, path)
             else:
                 torch.save(chinese_clip_training(state) if path.suffix == ".pt" else state, path)
             if repo in self.configs:
@@ -100,6 +114,8 @@ def ids(reference: Reference, batch: int, length: int, padded: bool, seed: int =
     for row in range(batch):
         end = 2 + (row * 5) % (length - 3) if padded else length
         result[row, end:] = reference.pad
+        if reference.eos is not None:
+            result[row, end - 1] = reference.eos
     return result
 
 
@@ -127,10 +143,10 @@ def _text(config: dict, layers: int | None, vocabulary: int) -> dict:
     return {**config, "vocab_size": vocabulary, "num_hidden_layers": min(layers or 99, config["num_hidden_layers"])}
 
 
-def openai_clip(size: str, layers: int | None, dim: int):
-    """OpenAI's model in transformers; its own text tower, which nobody here uses, is kept small."""
-    vision = _clip(size, layers)
-    text = dict(vocab_size=60, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1)
+def openai_clip(size: str, layers: int | None, dim: int, **more):
+    """OpenAI's model in transformers; its own text tower, which nobody here uses, is narrow, with CLIP's vocabulary."""
+    vision = _clip(size, layers, **more)
+    text = dict(vocab_size=49408, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=dim)
     return transformers.CLIPModel(config)
 
@@ -188,9 +204,10 @@ def cn_clip(repo: str, vision: str, text: str, layers: int | None = None, vocabu
     )  # fmt: skip
 
 
-def altclip(repo: str, layers: int | None = None, vocabulary: int = MULTILINGUAL):
-    text = _text({**XLMR, "project_dim": 768}, layers, vocabulary)
-    config = transformers.AltCLIPConfig(text_config=text, vision_config=_clip("l-14", layers), projection_dim=768)
+def altclip(repo: str, layers: int | None = None, vocabulary: int = MULTILINGUAL, size: str = "l-14", dim: int = 768):
+    text = _text({**XLMR, "project_dim": dim}, layers, vocabulary)
+    vision = _clip(size, layers, hidden_act="gelu" if size == "h-14" else "quick_gelu")
+    config = transformers.AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=dim)
     model = transformers.AltCLIPModel(config)
 
     def published():  # the names that transformers 4.x wrote, which are those on the hub
@@ -228,6 +245,24 @@ def taiyi(repo: str, image_repo: str, size: str, dim: int, text: dict, layers=No
     )  # fmt: skip
 
 
+def taiyi_plain(repo: str, image_repo: str, size: str, dim: int, text: dict, layers=None, vocabulary: int = CHINESE):
+    """Its later models: a BertModel, of which the pooler's output is the feature."""
+    bert = transformers.BertModel(transformers.BertConfig(**_text(text, layers, vocabulary)))
+    clip = openai_clip(size, layers, dim, hidden_act="gelu" if image_repo == LAION_H_14 else "quick_gelu")
+
+    def published():
+        state = {**bert.state_dict(), "embeddings.position_ids": torch.arange(512).unsqueeze(0)}
+        return {repo: state, image_repo: dict(clip.state_dict())}
+
+    def text_features(tokens, mask):
+        return bert(tokens, attention_mask=mask).pooler_output
+
+    return Reference(
+        {repo: bert, image_repo: clip}, _clip_features(clip), text_features, 0, vocabulary, 224, published,
+        {repo: bert.config.to_dict(), image_repo: clip.config.to_dict()},
+    )  # fmt: skip
+
+
 class MultilingualCLIP(nn.Module):
     """multilingual_clip/pt_multilingual_clip.py: the mean over the mask, then a linear layer."""
 
@@ -254,7 +289,7 @@ def mclip(repo: str, image_repo: str, size: str, dim: int, labse=False, layers=N
         from open_clip.model import CLIP
 
         vision = dict(image_size=240, layers=layers or 12, width=896, patch_size=16)
-        clip = CLIP(640, vision, dict(vocab_size=60, width=64, heads=1, layers=1))
+        clip = CLIP(640, vision, dict(vocab_size=49408, width=8, heads=1, layers=1))
         features, image_size = clip.encode_image, 240
     else:
         clip = openai_clip(size, layers, dim)
@@ -311,6 +346,18 @@ def zhclip(repo: str, activation: str = "gelu", layers: int | None = None, vocab
     )  # fmt: skip
 
 
+def m2_encoder(repo: str, size: str, layers: int | None = None, vocabulary: int = m2_reference.VOCABULARY):
+    model = m2_reference.M2Encoder(size, layers, vocabulary)
+    end = m2_reference.END if vocabulary > m2_reference.END else m2_reference.SMALL_END
+
+    def text_features(tokens, mask):
+        return model.text_features(tokens, m2_reference.mask_of(tokens, end))
+
+    return Reference(
+        {repo: model}, model.image_features, text_features, end, vocabulary, 224, lambda: {repo: model.state_dict()}, {}
+    )
+
+
 _ZH = "thu-ml/zh-clip-vit-roberta-large-patch14"
 _OFA = "OFA-Sys/chinese-clip-"
 _TAIYI = "IDEA-CCNL/Taiyi-CLIP-Roberta-"
@@ -322,6 +369,7 @@ REFERENCES: dict[tuple[str, str], Callable[..., Reference]] = {
     ("zhclip-vit-l-14-quickgelu", "thu_ml"): lambda **k: zhclip(_ZH, "quick_gelu", **k),
     ("altclip-vit-l-14", "baai"): lambda **k: altclip("BAAI/AltCLIP", **k),
     ("altclip-vit-l-14", "m9"): lambda **k: altclip("BAAI/AltCLIP-m9", **k),
+    ("altclip-vit-h-14", "m18"): lambda **k: altclip("BAAI/AltCLIP-m18", size="h-14", dim=1024, **k),
     ("cnclip-vit-b-16", "ofa_sys"): lambda **k: chinese_clip(f"{_OFA}vit-base-patch16", "b-16", 512, BASE, **k),
     ("cnclip-vit-l-14", "ofa_sys"): lambda **k: chinese_clip(f"{_OFA}vit-large-patch14", "l-14", 768, BASE, **k),
     ("cnclip-vit-l-14-336", "ofa_sys"): lambda **k: chinese_clip(
@@ -335,12 +383,22 @@ REFERENCES: dict[tuple[str, str], Callable[..., Reference]] = {
         f"{_TAIYI}large-326M-Chinese", L_14, "l-14", 768, LARGE, **k
     ),
     ("taiyiclip-vit-b-32", "idea_ccnl"): lambda **k: taiyi(f"{_TAIYI}102M-Chinese", B_32, "b-32", 512, BASE, **k),
+    ("taiyiclip-vit-h-14", "idea_ccnl"): lambda **k: taiyi_plain(
+        "IDEA-CCNL/Taiyi-CLIP-RoBERTa-326M-ViT-H-Chinese", LAION_H_14, "h-14", 1024, LARGE, **k
+    ),
+    ("taiyiclip-102m-vit-l-14", "idea_ccnl"): lambda **k: taiyi_plain(
+        "IDEA-CCNL/Taiyi-CLIP-RoBERTa-102M-ViT-L-Chinese", L_14, "l-14", 768, BASE, **k
+    ),
     ("mclip-vit-l-14", "m_clip"): lambda **k: mclip(f"{_M}L-14", L_14, "l-14", 768, **k),
     ("mclip-vit-b-32", "m_clip"): lambda **k: mclip(f"{_M}B-32", B_32, "b-32", 512, **k),
     ("mclip-vit-b-16-plus-240", "m_clip"): lambda **k: mclip(f"{_M}B-16Plus", PLUS, "b-16-plus-240", 640, **k),
     ("mclip-labse-vit-l-14", "m_clip"): lambda **k: mclip("M-CLIP/LABSE-Vit-L-14", L_14, "l-14", 768, labse=True, **k),
     ("clip-chinese-vit-b-32", "yeungnlp"): lambda **k: clip_chinese("YeungNLP/clip-vit-bert-chinese-1M", **k),
 }
+if m2_reference.INSTALLED:
+    for _size, (*_, _hub, _modelscope) in m2_reference.SIZES.items():
+        for _tag, _repo in (("malusama", _hub), ("m2cognition", _modelscope)):
+            REFERENCES[f"m2-encoder-{_size.lower()}", _tag] = functools.partial(m2_encoder, _repo, _size)
 
 #: cn_clip's own code for each model of the family: (vision config, text config)
 CN_CLIP = {
@@ -350,3 +408,8 @@ CN_CLIP = {
     "cnclip-vit-h-14": ("ViT-H-14", "RoBERTa-wwm-ext-large-chinese"),
     "cnclip-rn50": ("RN50", "RBT3-chinese"),
 }
+
+# They are made of what stands above.
+from tests.support import reference_fgclip2, reference_metaclip2  # noqa: E402
+
+REFERENCES |= {**reference_fgclip2.REFERENCES, **reference_metaclip2.REFERENCES}

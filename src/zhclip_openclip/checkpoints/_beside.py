@@ -119,7 +119,8 @@ def model_of(config: Mapping) -> str:
     """The model of this package that an `open_clip_config.json` describes; "" for anybody else's.
 
     It is named under the key `zhclip` where `zhclip convert` or open_clip's own writers made it with this package, and
-    else known by its encoder, head and pooler, as the text tower itself is, and then by what else agrees.
+    else known by its encoder, head and pooler, as the text tower itself is, and then by what else agrees; where the
+    text tower is open_clip's own, by all that it says of both towers.
     """
     own = config.get(OWN)
     if isinstance(own, dict) and isinstance(own.get("model"), str) and find(own["model"]) is not None:
@@ -130,7 +131,10 @@ def model_of(config: Mapping) -> str:
     for family in all_families().values():
         for model in family.models:
             ours = model.config()
-            if _tower_key(ours["text_cfg"]) != _tower_key(text):
+            if ours["text_cfg"].get("hf_model_name"):
+                if _tower_key(ours["text_cfg"]) != _tower_key(text):
+                    continue
+            elif not _same_towers(ours, model_cfg):  # of open_clip's own parts, which others are made of as well
                 continue
             agree = sum(
                 (
@@ -142,6 +146,17 @@ def model_of(config: Mapping) -> str:
             if agree > most:
                 best, most = model.name, agree
     return best
+
+
+def _same_towers(ours: Mapping, theirs) -> bool:
+    """Whether two model configs describe the same towers, key for key but for the place of the tokenizer."""
+
+    def towers(config) -> dict:
+        parts = {part: _part(config, part) for part in ("vision_cfg", "text_cfg")}
+        return {part: {key: one[key] for key in one if key != "hf_tokenizer_name"} for part, one in parts.items()}
+
+    same_width = isinstance(theirs, dict) and ours["embed_dim"] == theirs.get("embed_dim")
+    return same_width and towers(ours) == towers(theirs)
 
 
 def _tower_key(text: Mapping) -> tuple:

@@ -50,7 +50,7 @@ def check(path: Path, name: str, part: str = "", image_size: int | None = None) 
     if image_size is not None:
         tower.pop("image_size", None)
     found = find(name)
-    if found and any(model.quickgelu for model in found[0].models):
+    if found and any(model.quickgelu for model in found[0].models) and image.get("hidden_act") in (_QUICK, "gelu"):
         tower.pop("hidden_act", None)
     wrong = []
     for where, said, built in (
@@ -66,9 +66,9 @@ def check(path: Path, name: str, part: str = "", image_size: int | None = None) 
 
 
 def is_quickgelu(path: Path) -> bool | None:
-    """Whether the image tower's activation is QuickGELU; None where the config does not say."""
+    """Whether the image tower's activation is QuickGELU; None where the config does not say, or SigLIP's."""
     act = towers(read_json(path, CheckpointError))[0].get("hidden_act")
-    if act is None:
+    if act in (None, "gelu_pytorch_tanh"):  # the second is none of a pair of twins
         return None
     if act not in (_QUICK, "gelu"):
         raise CheckpointError(f"{path}: vision_config.hidden_act is {act!r}; known are 'gelu' and 'quick_gelu'")

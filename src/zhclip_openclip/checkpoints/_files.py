@@ -14,8 +14,12 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zhclip_openclip._errors import CheckpointError, DownloadError
+
+if TYPE_CHECKING:
+    from zhclip_openclip.families import Tag
 
 MODELS_DIR = "ZHCLIP_MODELS_DIR"
 #: Seconds for which a hub that gave no answer is not asked again.
@@ -123,6 +127,21 @@ def fetch(
     raise DownloadError(f"{repo} on {endpoint()} holds none of {' or '.join(absent)}")
 
 
+def of_other_host(tag: Tag) -> Path:
+    """The file of a tag whose repository is not on the hub, from `$ZHCLIP_MODELS_DIR`.
+
+    Raises DownloadError: it is not there; where it is, and where to put it.
+    """
+    folder = local_folder(tag.repo)
+    for name in tag.files if folder else ():
+        if (folder / name).is_file():
+            return folder / name
+    raise DownloadError(
+        f"{' or '.join(tag.files)} is in {tag.host}{tag.repo}, not on the Hugging Face hub, and is not fetched: put it "
+        f"and the tokenizer file of that repository into {_place(tag.repo)}, or give pretrained=PATH"
+    )
+
+
 @functools.lru_cache(maxsize=4)
 def _silence(address: str, window: int) -> str:
     """Why the hub at `address` cannot be reached; "" where anything there answers.
@@ -223,7 +242,7 @@ def _unreachable(repo: str, names: Sequence[str], also: Sequence[str], reason: s
 
 
 #: How names of files of weights end.
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: Names under which weights stand in a folder, in order of preference; open_clip's own first.
 WEIGHTS = (
     "open_clip_model.safetensors",

@@ -33,16 +33,27 @@ class Piece:
 
 @dataclass(frozen=True, order=True)
 class Source:
-    """Where (a part of) a parameter is: `place` among the parts of it, the key, and which share of the key's rows."""
+    """Where (a part of) a parameter is: `place` among the parts of it, the key, and which of the key's rows: a share
+    of them, or those from `start` to `stop`."""
 
     place: int
     key: str
     share: int = 0
     shares: int = 1
+    start: int = 0
+    stop: int = 0
+
+    def within(self, rows: int) -> tuple[int, int]:
+        """First row and the one after the last, of a tensor that is stored with so many."""
+        if self.stop:
+            return self.start, self.stop
+        return self.share * rows // self.shares, (self.share + 1) * rows // self.shares
 
 
-def recognise(weights: Weights) -> tuple[Family | None, Layout]:
+def recognise(weights: Weights, model: str = "") -> tuple[Family | None, Layout]:
     """The family and the layout of a checkpoint, by its keys; no family for open_clip's own names, which all share.
+
+    model: name of the one that is to be loaded, which decides where a file holds more than one.
 
     Raises CheckpointError: nobody, or more than one family, says that it is theirs; or it holds an image tower alone.
     """
@@ -50,9 +61,13 @@ def recognise(weights: Weights) -> tuple[Family | None, Layout]:
     if OPEN_CLIP.recognises(keys):
         return None, OPEN_CLIP
     found = [
-        (family, layout) for family in all_families().values() for layout in family.layouts if layout.recognises(keys)
+        (family, layout)
+        for family in all_families().values()
+        for layout in family.layouts
+        if layout.recognises(weights.shapes)
     ]
     texts = [(family, layout) for family, layout in found if layout.part != "image"]
+    texts.sort(key=lambda one: not one[1].makes(model))
     families = {family.name for family, _ in texts}
     if len(families) == 1:
         return texts[0]
@@ -73,7 +88,7 @@ def recognise_image(weights: Weights, family: Family) -> Layout:
     """The layout of a file that `family` takes its image tower from. Raises CheckpointError: none of its layouts."""
     keys = list(weights.shapes)
     for layout in family.layouts:
-        if layout.part == "image" and layout.recognises(keys):
+        if layout.part == "image" and layout.recognises(weights.shapes):
             return layout
     raise CheckpointError(
         f"{weights.path} holds no image tower that {family.title} can take: its {len(keys)} keys begin with "
@@ -89,9 +104,10 @@ def plan(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, list[Source]]
             result[key] = [Source(0, key)]
             continue
         targets = layout.targets(key)
+        start, stop = next((span for pattern, *span in layout.rows if re.search(pattern, key)), (0, 0))
         for share, target in enumerate(targets):
             target, _, place = target.partition("#")
-            result.setdefault(target, []).append(Source(int(place or 0), key, share, len(targets)))
+            result.setdefault(target, []).append(Source(int(place or 0), key, share, len(targets), start, stop))
     return {target: sorted(sources) for target, sources in result.items()}
 
 
@@ -107,19 +123,25 @@ def planned_shapes(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, Sha
 
 def _together(layout: Layout, target: str, sources: Sequence[Source], shapes: Mapping[str, Shape]) -> Shape:
     first = sources[0]
-    shape = _stored(layout, target, shapes[first.key])
-    if len(sources) == 1 and first.place == 0 and first.shares == 1:
+    stored = [_stored(layout, target, shapes[source.key]) for source in sources]
+    shape = stored[0]
+    if len(sources) == 1 and first.place == 0 and first.shares == 1 and not first.stop:
         return shape
     if [source.place for source in sources] != list(range(len(sources))):
         return _NONE
-    if not shape or any(_stored(layout, target, shapes[source.key]) != shape for source in sources):
+    if not shape or any(other != shape for other in stored):
         return _NONE
-    if any(shape[0] % source.shares for source in sources):
+    if any(shape[0] % source.shares or shape[0] < source.stop for source in sources):
         return _NONE
-    return (sum(shape[0] // source.shares for source in sources), *shape[1:])
+    spans = [source.within(shape[0]) for source in sources]
+    return (sum(stop - start for start, stop in spans), *shape[1:])
 
 
 def _stored(layout: Layout, target: str, shape: Shape) -> Shape:
+    shape = tuple(shape)
+    if any(re.search(pattern, target) for pattern in layout.square) and shape:
+        side = math.isqrt(shape[0])
+        return (side, side, *shape[1:]) if side * side == shape[0] else shape
     transposed = any(re.search(pattern, target) for pattern in layout.transpose)
     return tuple(reversed(shape)) if transposed else shape
 
@@ -193,22 +215,24 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
 
 def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, torch.Tensor]) -> None:
     """Write the tensors of one file into those of `state`."""
-    jobs: dict[str, list[tuple[str, Source, int]]] = {}
+    jobs: dict[str, list[tuple[str, Source, int | None]]] = {}
     for target, sources in parts.items():
+        at = 0  # the row of the parameter at which a part begins
         for source in sources:
-            jobs.setdefault(source.key, []).append((target, source, len(sources)))
+            jobs.setdefault(source.key, []).append((target, source, at if len(sources) > 1 else None))
+            start, stop = source.within((_stored(piece.layout, target, piece.weights.shapes[source.key]) or (1,))[0])
+            at += stop - start
     for key, tensor in piece.weights.stream(jobs):
-        for target, source, count in jobs[key]:
+        for target, source, at in jobs[key]:
             part = tensor
-            if source.shares > 1:
-                rows = tensor.shape[0] // source.shares
-                part = part.narrow(0, source.share * rows, rows)
+            if source.shares > 1 or source.stop:
+                start, stop = source.within(tensor.shape[0])
+                part = part[start:stop]
             if any(re.search(pattern, target) for pattern in piece.layout.transpose):
                 part = part.permute(*reversed(range(part.ndim)))
             destination = state[target]
-            if count > 1:
-                rows = destination.shape[0] // count
-                destination = destination.narrow(0, source.place * rows, rows)
+            if at is not None:
+                destination = destination.narrow(0, at, part.shape[0])
             destination.copy_(part.reshape(destination.shape))
         del tensor, part
 
@@ -294,9 +318,12 @@ def model_facts() -> dict[str, dict]:
 
 
 def signature(shapes: Mapping[str, Iterable[int]]) -> str:
-    """A short name for a set of parameter names and shapes; leading dimensions of 1 do not count."""
+    """A short name for a set of parameter names and shapes; leading dimensions of 1 do not count, nor does the bias of
+    SigLIP's loss, which any model may have."""
     lines = []
     for name, shape in sorted(shapes.items()):
+        if name == "logit_bias":
+            continue
         shape = list(shape)
         while shape and shape[0] == 1:
             shape = shape[1:]
@@ -312,10 +339,8 @@ def tower(shapes: Mapping[str, Shape], part: str) -> dict[str, Shape]:
 
 def fitting_models(piece: Piece) -> list[str]:
     """Names of the models that have exactly these parameters, in the towers that the file holds, and whose family
-    knows the layout: others have the same shapes and would refuse the file. The bias of SigLIP's loss does not count:
-    any model may have it."""
+    knows the layout: others have the same shapes and would refuse the file."""
     shapes = planned_shapes(piece.layout, piece.weights.shapes)
-    shapes.pop("logit_bias", None)
     for target in piece.layout.constants:
         # Constants are scales and biases; a name that says `bias` has as many values as there are output channels.
         shapes.setdefault(target, _constant_shape(target, shapes))
@@ -330,7 +355,7 @@ def fitting_models(piece: Piece) -> list[str]:
 
 def _reads(name: str, layout: Layout) -> bool:
     found = find(name)
-    return layout == OPEN_CLIP or (found is not None and layout in found[0].layouts)
+    return layout == OPEN_CLIP or (found is not None and layout in found[0].layouts and layout.makes(name))
 
 
 def _constant_shape(target: str, shapes: Mapping[str, Shape]) -> Shape:

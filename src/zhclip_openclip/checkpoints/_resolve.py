@@ -83,8 +83,12 @@ def where(model: Model, pretrained: str, cache_dir: str | None = None) -> tuple[
     """Where `pretrained` is: its place, its tag if it is one, and its file if it is a path.
 
     Raises CheckpointError: neither a tag, a path, nor a repository; what was meant, where that can be told.
+    DownloadError: a tag whose weights are not on the hub, nor here.
     """
     tag = find_tag(model, pretrained)
+    if tag is not None and tag.host:
+        path = _files.of_other_host(tag)
+        return Folder(path.parent), tag, path
     if tag is not None:
         return (Folder(None) if tag.path else Repository(tag.repo, cache_dir)), tag, tag.path
     if pretrained.startswith(HUB):
@@ -118,7 +122,7 @@ def resolve(
 def recognise(path: Path, family: Family, model: Model) -> _load.Piece:
     """Read names and shapes of the file at `path`. Raises CheckpointError: it is of no family, or of another one."""
     weights = _read.read(path)
-    found, layout = _load.recognise(weights)
+    found, layout = _load.recognise(weights, model.name)
     piece = _load.Piece(weights, layout)
     _load.refuse_other_family(piece, found, family, model)
     return piece

@@ -87,11 +87,15 @@ def choose(path: Path, dicts: Mapping[Place, Collection[str]]) -> tuple[Chosen, 
     return chosen, notes
 
 
-def known(names: Collection[str]) -> int:
-    """2 for names that a family (or open_clip) knows as a model or a text tower, 1 for an image tower, 0 for others."""
+def known(names: Collection[str], behind: str = "") -> int:
+    """2 for names that a family (or open_clip) knows as a model or a text tower, 1 for an image tower, 0 for others.
+
+    behind: the prefix that was taken off them.
+    """
     if OPEN_CLIP.recognises(names):
         return 2
-    parts = {layout.part for family in all_families().values() for layout in family.layouts if layout.recognises(names)}
+    layouts = (layout for family in all_families().values() for layout in family.layouts)
+    parts = {layout.part for layout in layouts if not (layout.bare and behind) and layout.recognises(names)}
     return 2 if parts - {"image"} else 1 if parts else 0
 
 
@@ -107,7 +111,7 @@ def _views(place: Place, keys: Collection[str]) -> Iterator[tuple[int, Chosen]]:
         if any(prefix.startswith(shorter) for shorter in taken):
             continue
         names = {name[len(prefix) :]: key for name, key in clean.items() if name.startswith(prefix)}
-        if rank := known(names):
+        if rank := known(names, prefix):
             taken.append(prefix)
             yield rank, Chosen(place, prefix, names, tuple(n for n in clean if not n.startswith(prefix)))
 

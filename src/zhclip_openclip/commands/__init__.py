@@ -8,6 +8,7 @@ import typer
 
 from zhclip_openclip._last_frame import last_line, spell_out
 from zhclip_openclip.commands.cache import app as cache
+from zhclip_openclip.commands.classify import classify
 from zhclip_openclip.commands.classnames import classnames
 from zhclip_openclip.commands.convert import convert
 from zhclip_openclip.commands.dataset import app as dataset
@@ -17,6 +18,7 @@ from zhclip_openclip.commands.gallery import gallery
 from zhclip_openclip.commands.models import models
 from zhclip_openclip.commands.report import report
 from zhclip_openclip.commands.reproduce import reproduce
+from zhclip_openclip.commands.search import search
 from zhclip_openclip.commands.templates import templates
 
 app = typer.Typer(
@@ -31,6 +33,8 @@ app.command()(doctor)
 app.command()(convert)
 app.command()(classnames)
 app.command()(templates)
+app.command()(search)
+app.command()(classify)
 app.command()(gallery)
 app.command()(reproduce)
 app.command()(report)

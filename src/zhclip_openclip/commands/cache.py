@@ -11,7 +11,10 @@ import typer
 from zhclip_openclip._errors import ZhclipError, printable
 
 app = typer.Typer(help="The feature cache: image features that evaluations have in common.", no_args_is_help=True)
-Folder = Annotated[Path | None, typer.Option("--cache", help="The folder; by default $ZHCLIP_FEATURE_CACHE.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--cache", help="The folder; by default $ZHCLIP_FEATURE_CACHE, else what `zhclip search` keeps."),
+]
 
 
 @app.command()
@@ -64,10 +67,12 @@ def clear(
 
 def _cache(folder: Path | None):
     from zhclip_openclip.features.cache import FeatureCache
-    from zhclip_openclip.features.settings import CACHE, from_environment
+    from zhclip_openclip.features.settings import CACHE, from_environment, users_folder
 
     settings = from_environment()
     folder = folder.expanduser() if folder else settings.cache
+    if folder is None and users_folder().is_dir():
+        folder = users_folder()
     if folder is None:
         raise ZhclipError(f"no feature cache: set {CACHE} to a folder, or give it as --cache")
     if not folder.is_dir():

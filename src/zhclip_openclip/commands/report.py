@@ -22,16 +22,33 @@ class Format(str, Enum):
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(help="Result files of clip_benchmark, and folders of them.")],
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Result files of clip_benchmark, and folders of them.")
+    ] = None,
     format: Annotated[Format, typer.Option(help="How to show it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option(help="The file to write; by default the terminal.")] = None,
     published: Annotated[
         list[Path] | None, typer.Option(help="Other people's figures, see docs/reports.md; may be repeated.")
     ] = None,
+    sources: Annotated[
+        str | None,
+        typer.Option(help="All figures of these published tables and no others, with commas between, or 'all'."),
+    ] = None,
+    leaderboard: Annotated[
+        bool, typer.Option("--leaderboard", help="One table a data set, all published and own rows from the best down.")
+    ] = False,
     models: Annotated[
         str | None, typer.Option(help="Show these only, with commas between: names, aliases, collections.")
     ] = None,
     datasets: Annotated[str | None, typer.Option(help="Show these only, with commas between.")] = None,
+    fine_tuned: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECKPOINT=DATASET@BEGAN",
+            help="Of a checkpoint whose results do not tell: the data set that it was fine-tuned on, and the tag or "
+            "checkpoint that it began from; may be repeated.",
+        ),
+    ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 9999,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
@@ -42,6 +59,9 @@ def report(
 
     if format is Format.html and output is None and sys.stdout.isatty():
         raise ZhclipError("a page is no text for a terminal: add --output report.html")
+    if not results and not (leaderboard or sources):
+        raise ZhclipError("no RESULTS; give a folder of them, or --leaderboard or --sources for what is published")
+    results = results or []
     _spare_inputs(output, [*results, *(published or ())])
     with bar("intervals and comparisons") as progress:
         made = build(
@@ -53,6 +73,9 @@ def report(
             seed,
             links_from=output.parent if output else None,
             progress=progress,
+            fine_tuned=fine_tuned or (),
+            sources=None if sources is None else [name.strip() for name in sources.split(",") if name.strip()],
+            leaderboard=leaderboard,
         )
     for problem in made.problems:
         typer.echo(f"problem: {problem}", err=True)
@@ -66,7 +89,7 @@ def report(
         terminal.show(made, Console(emoji=False))
     else:
         sys.stdout.write(views.render(made, format.value))
-    if not made.runs:
+    if results and not made.runs:
         raise ZhclipError("no result could be read; what is shown is what is published")
 
 

@@ -38,7 +38,7 @@ def reproduce(
     datasets: Annotated[
         list[str] | None,
         typer.Option(
-            help="Names, likewise. By default the 14 data sets of the published tables; also "
+            help="Names, likewise; own/NAME for your own. By default the 14 data sets of the published tables; also "
             "flickr30k-cna, coco-cn-translated, lit-cn, dci-cn, docci-cn, crossmodal3600, xtd10, xtd200, flickr30k-200 "
             "and babel_imagenet."
         ),
@@ -67,6 +67,10 @@ def reproduce(
     skip_bad_images: Annotated[
         bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be read; results name them.")
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="A fixed sample of so many images of each data set; kept apart from the whole."),
+    ] = None,
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds to wait, when all else is through, for cells that another run is at.")
     ] = 10.0,
@@ -94,7 +98,7 @@ def reproduce(
         _go_offline()
         models, datasets = [_DEMO_MODELS], [_DEMO_DATASETS]
     output = output or Path("zhclip-demo" if offline_demo else "zhclip-results")
-    options = Options(batch_size, num_workers, not no_amp, skip_bad_images, galleries, text_handling)
+    options = Options(batch_size, num_workers, not no_amp, skip_bad_images, galleries, text_handling, limit)
     with _looking(console, as_json):
         plan = make_plan(
             models or [],

@@ -12,7 +12,7 @@ from pathlib import Path
 from zhclip_openclip import _content
 from zhclip_openclip._content import Content
 from zhclip_openclip.datasets._dataset_error import DatasetError
-from zhclip_openclip.datasets.elevater import EXTENSIONS
+from zhclip_openclip.datasets._labelled import EXTENSIONS
 
 
 def prompts_digest(classes: Sequence[str], templates: list[str] | dict[str, list[str]]) -> str:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
+#: The bytes of a HEIF picture from its fifth on, in the spellings of cameras and telephones.
+_HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"))
+
+
 class Skipped(NamedTuple):
     """Something that was left out: an image or text id, its place as file:line, and why."""
 
@@ -101,6 +105,8 @@ def open_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.Im
     """
     from PIL import Image
 
+    if data[4:12] in _HEIF:
+        _read_heif()
     try:
         image: Any = Image.open(io.BytesIO(data))
         if draft:
@@ -113,6 +119,15 @@ def open_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.Im
         raise DatasetError(
             f"{where}: image {key} does not decode ({reason}); fetch the file again, or use --skip-bad-images"
         ) from None
+
+
+def _read_heif() -> None:
+    """Let Pillow read HEIF pictures, as telephones make them, where pillow-heif is installed. Twice is once."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
 
 
 def decode_image(data: bytes, key: str, where: str, draft: bool = False) -> PIL.Image.Image:

@@ -121,7 +121,9 @@ def resolve(images: ImageSource, records: Iterable[TextRecord], skip: bool) -> R
             f"nothing is left of the dataset: {len(keep)} images, {len(texts)} texts; check the files{because}"
         )
     source = images if len(keep) == len(images) else Selection(images, keep)
-    return Resolved(source, texts, text_to_images, list(skipped.values()), skipped_texts, _notes(texts, text_to_images))
+    return Resolved(
+        source, texts, text_to_images, list(skipped.values()), skipped_texts, notes_of(texts, text_to_images)
+    )
 
 
 #: What programs do to ids on their way through a file, and the form in which the two agree again.
@@ -154,7 +156,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
-def _notes(texts: Sequence[TextEntry], text_to_images: Sequence[Sequence[int]]) -> list[str]:
+def notes_of(texts: Sequence[TextEntry], text_to_images: Sequence[Sequence[int]]) -> list[str]:
     """Of texts that no model can get right: empty ones, and the same text with other images."""
     notes = []
     empty = sum(not visible(entry.text) for entry in texts)
@@ -197,5 +199,5 @@ def without_images(resolved: Resolved, bad: dict[int, Skipped]) -> Resolved:
             f"{first.reason}"
         )
     skipped = [*resolved.skipped, *bad.values()]
-    notes = _notes(texts, text_to_images)
+    notes = notes_of(texts, text_to_images)
     return Resolved(Selection(resolved.images, keep), texts, text_to_images, skipped, skipped_texts, notes)

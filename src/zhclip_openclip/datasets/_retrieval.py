@@ -10,6 +10,7 @@ from typing import Any
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped, converts_itself, decode_image, open_image
 from zhclip_openclip.datasets._relations import Resolved, TextEntry, without_images
+from zhclip_openclip.datasets._sample import sampled
 
 
 class RetrievalDataset:
@@ -30,11 +31,13 @@ class RetrievalDataset:
         layout: what the files were recognised as.
         notes: what a reader of the numbers should know (for example, that texts are empty).
         captions_of: the set whose captions these are, as far as their content says (see `_which_set.py`), or None.
+        limited: of a sample, how many were taken of how many; None for the whole.
         classes, templates: None; CLIP_benchmark looks for them.
     """
 
     classes = None
     templates = None
+    limited: dict[str, int] | None = None
 
     def __init__(
         self,
@@ -49,17 +52,20 @@ class RetrievalDataset:
         skip_bad_images: bool = False,
         in_rgb: bool = False,
         captions_of: str | None = None,
+        limit: int | None = None,
     ) -> None:
         """transform: if it converts to RGB itself, as open_clip's do, it gets each picture as it was opened: families
         differ in whether they resize before or after. Any other gets RGB. in_rgb: RGB in any case, for data that
-        somebody else's code converts first."""
+        somebody else's code converts first. limit: take a sample of so many images; see `_sample.py`."""
         self._in_rgb = in_rgb
         self.name, self.split, self.layout = name, split, layout
         self.directions = tuple(directions)
         self.captions_of = captions_of
         self.transform = transform
-        self.notes = list(dict.fromkeys([*notes, *resolved.notes]))
         self._fingerprint: str | None = None
+        if limit is not None:
+            resolved, self.limited = sampled(resolved, limit)
+        self.notes = list(dict.fromkeys([*notes, *resolved.notes]))
         self._take(resolved)
         if skip_bad_images:
             # Positions can't change any more once a loader has started, so every picture is tried now.

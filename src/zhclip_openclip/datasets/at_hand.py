@@ -10,96 +10,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from zhclip_openclip._content import Content
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip._reading import reading
-from zhclip_openclip.datasets import _bound, elevater, host_sets, retrieval
+from zhclip_openclip.datasets import _bound, elevater, host_sets, own, own_at_hand, retrieval
+from zhclip_openclip.datasets._at_hand import Entry, Found, Missing
 from zhclip_openclip.datasets._dataset_error import DatasetError, OtherSet
 from zhclip_openclip.datasets._layout import candidate_folders, plain_name
 from zhclip_openclip.datasets._shards import shard_paths
 from zhclip_openclip.datasets.wds_open import open_wds
-from zhclip_openclip.prompts import classnames, languages, registry, templates
+from zhclip_openclip.prompts import classnames, registry, templates
 from zhclip_openclip.prompts._files import clip_benchmarks, packaged
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One data set of `data/datasets.json`.
-
-    task: 'retrieval' or 'classification'. images, texts: what is scored, None where its source does not say; prompts of
-    a class list do not count as texts. gb: of the download, decimal; None where its source does not say. get, place:
-    where from, and where to. embedded: needs no files. published: its authors' files, as {dataset, folders, files,
-    needs}. language: what --language says. own_prompts: of a class list, which has templates of its own. host: of a
-    retrieval set of clip_benchmark's own, see `host_sets.py`.
-    """
-
-    name: str
-    title: str
-    task: str
-    images: int | None
-    get: str
-    place: str
-    licence: str
-    texts: int | None = None
-    gb: float | None = None
-    gb_note: str = ""
-    images_elsewhere: dict[str, int] = field(default_factory=dict)
-    images_note: str = ""
-    note: str = ""
-    embedded: bool = False
-    published: tuple[dict, ...] = ()
-    language: str = languages.SIMPLIFIED
-    own_prompts: bool = False
-    host: dict | None = None
-
-    @property
-    def has_templates(self) -> bool:
-        """Whether templates can be chosen for it."""
-        return self.task == "classification" and not self.own_prompts
-
-    @property
-    def has_gallery(self) -> bool:
-        """Whether a page with its queries can be made: its pictures are read by this package."""
-        return self.task == "retrieval" and self.host is None
-
-
-@dataclass(frozen=True)
-class Found:
-    """A data set that is at hand.
-
-    spelling: what clip_benchmark's --dataset takes. root: its --dataset_root; None for embedded data. layout: what the
-    files were recognised as. images, texts: to encode; texts are prompts for a class list. fingerprint: of the data,
-    where it costs no reading of all files. shards: of a WebDataset, for which more readers are of no use.
-
-    What a result is bound to beside the fingerprint: listing, of the files that a class list is read from (see
-    `_content.py`); prompts, a digest of class names and templates; pictures, the content of those of a retrieval set.
-    expected: images of the published data set.
-    """
-
-    spelling: str
-    root: Path | None
-    layout: str
-    images: int
-    texts: int
-    fingerprint: str | None = None
-    shards: int | None = None
-    listing: str | None = field(default=None, compare=False)
-    prompts: str | None = field(default=None, compare=False)
-    pictures: Content | None = field(default=None, compare=False)
-    expected: int | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A data set that is not at hand. reason: one line. absent: nothing of it is there; otherwise it cannot be read."""
-
-    reason: str
-    absent: bool = False
 
 
 @cache
@@ -117,11 +41,15 @@ def of_tables() -> list[str]:
     return [column["dataset"] for table in tables for column in table.get("columns", [table])]
 
 
-def find_entry(name: str) -> Entry:
-    """The data set that is meant by a name in any spelling (`Flickr30K_CN`, `vtab/pcam`, `elevater/cifar-10`).
+def find_entry(name: str, root: Path | None = None) -> Entry:
+    """The data set that is meant by a name in any spelling (`Flickr30K_CN`, `vtab/pcam`, `elevater/cifar-10`), or
+    somebody's own, `own/NAME`, whose task the files below `root` tell.
 
     Raises DatasetError: none of `data/datasets.json`; with the closest names.
     """
+    if own.is_own(name):
+        own.check_name(name)
+        return own_at_hand.entry(name, root)
     known = entries()
     dataset = registry.find(name)
     plain = {plain_name(entry): entry for entry in known}.get(plain_name(name))
@@ -153,6 +81,8 @@ def look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bo
 def _look(entry: Entry, root: Path | None, template_set: str, skip_bad_images: bool) -> Found | Missing:
     if entry.embedded:
         return _embedded(entry, template_set)
+    if own.is_own(entry.name):
+        return own_at_hand.look(entry, root, template_set, skip_bad_images)
     if root is None:
         return Missing("no --data-root was given", absent=True)
     if not root.is_dir():

@@ -47,6 +47,22 @@ def load(folder: Path, split: str, options: ReadOptions) -> Loaded | None:
     return None
 
 
+def splits(folder: Path) -> list[str]:
+    """The splits that a folder has in this layout, by name; 'test' for a pair in the folder itself."""
+    found = []
+    for base in (folder / "lmdb", folder):
+        if base.is_dir():
+            children = sorted(path for path in base.iterdir() if path.is_dir())
+            found += [path.name for path in children if _is_whole(path)]
+    if not found and _is_whole(folder):
+        return ["test"]
+    return list(dict.fromkeys(found))
+
+
+def _is_whole(base: Path) -> bool:
+    return all((base / name / "data.mdb").is_file() for name in ("imgs", "pairs"))
+
+
 class LmdbImages(ImageSource):
     """Pictures of `lmdb/{split}/imgs`."""
 

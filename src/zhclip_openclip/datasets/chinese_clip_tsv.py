@@ -30,11 +30,17 @@ _SPELLINGS = (("text_id", "text", "image_ids"), ("query_id", "query_text", "item
 
 
 def load(folder: Path, split: str, options: ReadOptions) -> Loaded | None:
+    found = pair(folder, split)
+    return Loaded("Chinese-CLIP TSV", TsvImages(found[0]), read_texts(found[1])) if found else None
+
+
+def pair(folder: Path, split: str) -> tuple[Path, Path] | None:
+    """The files of pictures and texts of a split; None without any. Raises Incomplete: one of them alone."""
     for spelling in split_spellings(split):
         images = _first(folder, _IMAGES, spelling)
         texts = _first(folder, _TEXTS, spelling)
         if images and texts:
-            return Loaded("Chinese-CLIP TSV", TsvImages(images), read_texts(texts))
+            return images, texts
         if images or texts:
             missing = (_TEXTS if images else _IMAGES)[0].format(split=spelling)
             raise Incomplete(f"{images or texts}: its other half {missing} is not beside it; put it there")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from zhclip_openclip._files import whole_file
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import decode_image
+from zhclip_openclip.datasets._labelled import Captioned, Labelled
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _CELL, _PICTURE, _PAD, _COLUMNS, _SIZE, _LINES = 280, 200, 12, 4, 16, 5
 
 
 def contact_sheet(
-    dataset: RetrievalDataset,
+    dataset: RetrievalDataset | Labelled,
     path: str | os.PathLike[str],
     n: int = 12,
     font: str | os.PathLike[str] | None = None,
@@ -54,6 +55,8 @@ def contact_sheet(
     """
     from PIL import Image, ImageDraw
 
+    if isinstance(dataset, Labelled):
+        dataset = Captioned(dataset)
     face = load_font(font, _SIZE)
     count = max(1, min(n, len(dataset)))
     chosen = [index * len(dataset) // count for index in range(count)]
@@ -62,7 +65,8 @@ def contact_sheet(
     height = _PICTURE + (_LINES + 1) * line + 2 * _PAD
     sheet = Image.new("RGB", (columns * _CELL + _PAD, -(-count // columns) * height + line + 2 * _PAD), "white")
     draw = ImageDraw.Draw(sheet)
-    title = f"{dataset.name} · {dataset.split} · {len(dataset)} 张图片 · {len(dataset.texts)} 条文本"
+    counted = getattr(dataset, "counted", None) or f"{len(dataset.texts)} 条文本"
+    title = f"{dataset.name} · {dataset.split} · {len(dataset)} 张图片 · {counted}"
     draw.text((_PAD, _PAD), title, font=face, fill="black")
     for place, index in enumerate(chosen):
         left = _PAD + place % columns * _CELL

@@ -15,55 +15,39 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zhclip_openclip._errors import ZhclipError, printable, shorten
 from zhclip_openclip._reading import read_json, reading
 from zhclip_openclip.datasets._dataset_error import DatasetError
-from zhclip_openclip.datasets._images import Skipped, decode_image
+from zhclip_openclip.datasets._labelled import EXTENSIONS, Labelled
 from zhclip_openclip.datasets._text_lines import decode
 from zhclip_openclip.prompts import _files, for_classes, own_names, registry, templates
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.prompts.languages import SIMPLIFIED, TRADITIONAL, normalise, write
 from zhclip_openclip.prompts.templates import Templates
 
-#: What torchvision's ImageFolder, and so Chinese-CLIP, takes for images.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-#: And what else may be a picture: left out as it is by these, and counted in a note.
+#: And what else may be a picture: left out as it is by torchvision's ImageFolder, and counted in a note.
 _NOT_READ = (".gif", ".jfif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg", ".tga", ".ico")
 LABELS = {"zh": "label_cn.txt", "en": "label.txt"}
 #: Bytes of a file of class names; that of ImageNet has 30 thousand.
 _LONGEST_LABELS = 16 * 2**20
 
 
-class Elevater:
-    """Map-style data set of (image, label) pairs, in the order of `torchvision.datasets.ImageFolder`.
+class Elevater(Labelled):
+    """A data set of Chinese-CLIP's evaluation data.
 
-    classes, templates, template_set, classname_source, prompts_version: as `prompts.localise` sets them. targets: label
-    of every image. order: the places of the images in a submission to ELEVATER (`index.json`), or None. skipped: what
-    could not be read and was left out, with `skip_bad_images`. notes: what a reader of the numbers should know.
-
-    Images come in RGB, as ImageFolder and so Chinese-CLIP reads them here; `transform` gets them like that.
+    order: the places of the images in a submission to ELEVATER (`index.json`), or None.
     """
 
-    def __init__(self, name: str, samples: list[tuple[str, int]], transform: Callable | None):
-        self.name = name
-        self.samples = samples
-        self.targets = [label for _, label in samples]
-        self.transform = transform
-        self.skipped: list[Skipped] = []
-        self.order: list[int] | None = None
-        self.notes: list[str] = []
+    order: list[int] | None = None
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int):
-        path, label = self.samples[index]
-        image = _read(path)
-        return (self.transform(image) if self.transform else image), label
+    def keep(self, positions: Sequence[int]) -> None:
+        if self.order is not None:
+            moved = {old: new for new, old in enumerate(positions)}
+            self.order = [moved[place] for place in self.order if place in moved]
+        super().keep(positions)
 
 
 def build(
@@ -75,6 +59,7 @@ def build(
     language: str = "zh",
     template_file: str | None = None,
     classname_file: str | None = None,
+    limit: int | None = None,
 ) -> Elevater:
     """The data set `elevater/<name>`.
 
@@ -88,15 +73,16 @@ def build(
     template_file: another set of templates, or a file; see `prompts.templates`.
     classname_file: other names: {data set: [name, ...]} in the order of `label_cn.txt`, or {data set: {English: name}}
         with the names of `label.txt`.
+    limit: take a sample of so many images; see `_sample.py`.
 
     Raises DatasetError: files or folders that are missing or do not fit each other; an unreadable image.
         PromptError: a template set that is not there; class names that are broken or do not fit.
     """
     with reading(root, DatasetError):
-        return _build(name, root, transform, split, skip_bad_images, language, template_file, classname_file)
+        return _build(name, root, transform, split, skip_bad_images, language, template_file, classname_file, limit)
 
 
-def _build(name, root, transform, split, skip_bad_images, language, template_file, classname_file) -> Elevater:
+def _build(name, root, transform, split, skip_bad_images, language, template_file, classname_file, limit) -> Elevater:
     name = name.removeprefix(registry.ELEVATER)
     dataset = registry.find(registry.ELEVATER + name) or registry.find(name)
     folder = _find(name, dataset, Path(root).expanduser())
@@ -117,15 +103,16 @@ def _build(name, root, transform, split, skip_bad_images, language, template_fil
     else:
         names = write(names, normal)
     samples, notes = _samples(folder / split, len(names))
-    result = Elevater(name, samples, transform)
+    result = Elevater(registry.ELEVATER + name, samples, transform)
     result.notes = notes
     if split == "test":
         try:
             result.order = _order(folder / "index.json", len(result.samples))
         except ZhclipError as error:  # it is of use for a submission alone
             result.notes.append(f"left alone, as only a submission to ELEVATER needs it: {error}")
+    result.limit(limit)
     if skip_bad_images:
-        _leave_out_unreadable(result)
+        result.leave_out_unreadable()
     result.classes, result.classname_source, result.english_classes = names, str(source), in_english
     result.templates, result.template_set = for_classes(chosen, names, original, name), chosen.source
     result.prompts_version = chosen.version(dataset, names_are_ours=False)
@@ -226,41 +213,3 @@ def _order(path: Path, images: int) -> list[int] | None:
     if outside:
         raise DatasetError(f"{path} names image {outside[0]}, and there are {images} (0 to {images - 1})")
     return order
-
-
-def _leave_out_unreadable(dataset: Elevater) -> None:
-    def why_not(sample: tuple[str, int]) -> str | None:
-        try:
-            _read(sample[0], draft=True)
-        except DatasetError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        reasons = list(pool.map(why_not, dataset.samples))
-    dataset.skipped = [
-        Skipped(_key(path), path, reason).printable()
-        for (path, _), reason in zip(dataset.samples, reasons, strict=True)
-        if reason is not None
-    ]
-    if not dataset.skipped:
-        return
-    kept = [place for place, reason in enumerate(reasons) if reason is None]
-    if not kept:
-        raise DatasetError(f"elevater/{dataset.name}: none of {len(reasons)} images can be read: {reasons[0]}")
-    if dataset.order is not None:
-        moved = {old: new for new, old in enumerate(kept)}
-        dataset.order = [moved[place] for place in dataset.order if place in moved]
-    dataset.samples = [dataset.samples[place] for place in kept]
-    dataset.targets = [label for _, label in dataset.samples]
-
-
-def _key(path: str) -> str:
-    """`003/17.jpg`: what the image is called in a report."""
-    return "/".join(Path(path).parts[-2:])
-
-
-def _read(path: str, draft: bool = False):
-    with reading(path, DatasetError, "fetch the file again, or use --skip-bad-images"):
-        data = Path(path).read_bytes()
-    return decode_image(data, _key(path), path, draft)

@@ -67,6 +67,7 @@ def build_retrieval_dataset(
     skip_bad_images: bool = False,
     raw_captions: bool = False,
     image_folder: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
 ) -> RetrievalDataset:
     """A retrieval set from the files in a folder, whichever of the known layouts they are in.
 
@@ -79,6 +80,7 @@ def build_retrieval_dataset(
             them; they are in `.skipped`. Decodes every picture once before returning.
         raw_captions: keep part-of-speech tags and the spaces between words.
         image_folder: where the pictures are, for releases of captions alone.
+        limit: take a sample of so many images and their texts; see `_sample.py`.
 
     Raises:
         DatasetError: an unknown name; no layout recognised (it says what was looked for, and where); the captions of
@@ -99,6 +101,7 @@ def build_retrieval_dataset(
             notes=loaded.notes,
             skip_bad_images=skip_bad_images,
             captions_of=captions_of,
+            limit=limit,
         )
 
 

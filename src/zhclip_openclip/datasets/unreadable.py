@@ -128,6 +128,10 @@ def _of_a_decoder(error: Exception) -> bool:
 
 def _bare(dataset):
     """A copy that gives images as they are stored: to read them is enough, and preparing them takes longer."""
+    from zhclip_openclip.features.fingerprint import without_transform
+
+    if (bare := without_transform(dataset)) is not None:
+        return bare
     result = copy.copy(dataset)
     for name in ("transform", "transforms"):
         if hasattr(dataset, name):

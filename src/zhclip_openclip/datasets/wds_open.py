@@ -36,6 +36,7 @@ def open_wds(
     skip_bad_images: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     name: str = "wds",
+    limit: int | None = None,
 ) -> RetrievalDataset:
     """A retrieval dataset from its shards.
 
@@ -48,6 +49,7 @@ def open_wds(
         skip_bad_images: leave out pictures that do not decode; see `build_retrieval_dataset`.
         cache_dir: where a URL's files are kept; by default in the user's cache folder.
         name: of the set that is meant; without one the sidecar has it.
+        limit: take a sample of so many images and their texts; see `_sample.py`.
 
     Raises:
         DatasetError: no complete export; not a retrieval set; a shard that is missing, cut off or does not fit its
@@ -61,7 +63,7 @@ def open_wds(
             raise DatasetError(f"{folder / split}: there is no picture in its shards; export it again")
         sidecar = folder / split / PAIRS
         if not sidecar.is_file():
-            return _plain(images, folder, split, name, transform, skip_bad_images)
+            return _plain(images, folder, split, name, transform, skip_bad_images, limit)
         pairs = read_pairs(sidecar)
         if len(pairs.images) != len(images):
             raise DatasetError(
@@ -86,11 +88,18 @@ def open_wds(
             notes=[*pairs.notes, *notes],
             skip_bad_images=skip_bad_images,
             captions_of=captions_of,
+            limit=limit,
         )
 
 
 def _plain(
-    images: TarImages, folder: Path, split: str, name: str, transform: Callable[[Any], Any] | None, skip: bool
+    images: TarImages,
+    folder: Path,
+    split: str,
+    name: str,
+    transform: Callable[[Any], Any] | None,
+    skip: bool,
+    limit: int | None,
 ) -> RetrievalDataset:
     records = [
         TextRecord(f"{key}#{number}", text, [key], images.where(index))
@@ -111,6 +120,7 @@ def _plain(
         notes=notes,
         skip_bad_images=skip,
         captions_of=captions_of,
+        limit=limit,
         in_rgb=True,  # as CLIP_benchmark's own reader gives them
     )
 

@@ -32,7 +32,7 @@ class Source:
     @property
     def pad(self) -> int:
         """The padding token."""
-        return self.module.text.config.pad_token_id
+        return self.tokenizer.pad_token_id
 
     @property
     def image_size(self) -> int:

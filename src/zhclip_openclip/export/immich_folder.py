@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from zhclip_openclip import _paths
 from zhclip_openclip._errors import shorten
 from zhclip_openclip._reading import read_json
-from zhclip_openclip.export import _check, _onnx_export, _text_files
+from zhclip_openclip.export import _check, _onnx_export, _text_files, onnx_pair
 from zhclip_openclip.export._check import Bounds, Difference
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._options import Options
@@ -34,8 +34,10 @@ _ODD_MARGIN = {"odd margin": "of two middles Immich takes the left one, open_cli
 
 
 def refused(family: Family, model: Model) -> str:
-    """Every model has this form."""
-    return ""
+    """Why there is no such folder for a model; "" where there is one."""
+    if (model.tokenizer or family.tokenizer) == "GLMChineseTokenizer":
+        return "Immich reads a tokenizer.json, and its tokenizer is sentencepiece's sp.model; --format onnx writes it"
+    return onnx_pair.refused(family, model)
 
 
 def known_names(width: int) -> list[str]:

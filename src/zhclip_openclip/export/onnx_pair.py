@@ -6,12 +6,12 @@ is padded to its longest text and no further: the text tower takes any length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zhclip_openclip import __version__
-from zhclip_openclip.export import _check, _check_data, _onnx_export, _text_files
+from zhclip_openclip.export import _check, _check_data, _onnx_export, _sentencepiece, _text_files
 from zhclip_openclip.export._check import Bounds, Difference
 from zhclip_openclip.export._options import Options
 from zhclip_openclip.export._source import Source
@@ -28,13 +28,22 @@ BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
 
 
 def refused(family: Family, model: Model) -> str:
-    """Every model has this form."""
+    """Why there are no such files for a model; "" where there are."""
+    if family.processor_of(model) == "patches":
+        return (
+            "a picture keeps its shape and becomes as many patches as its size asks for, and `image.onnx` takes squares"
+        )
+    if not model.config()["text_cfg"].get("hf_model_name"):
+        return "its text tower takes texts of one length, and `text.onnx` takes texts of any"
     return ""
 
 
 def write(source: Source, folder: Path, options: Options) -> None:
     """Fill the empty `folder`. Raises ExportError: the tokenizer cannot be written into one file."""
-    _text_files.write_tokenizer(source, folder, ready=True)
+    if _sentencepiece.is_used(source):
+        _sentencepiece.write(source, folder)
+    else:
+        _text_files.write_tokenizer(source, folder, ready=True)
     _text_files.write_json(folder / CONFIG, config(source, options))
     form = _onnx_export.Form(not options.raw, options.precision, options.opset)
     _onnx_export.write(source, folder / IMAGE, folder / TEXT, form)
@@ -68,6 +77,7 @@ def config(source: Source, options: Options) -> dict:
             "input": {"text": ["batch", "length"], "type": "int64"},
             "context_length": source.context_length,
             "pad_token_id": source.pad,
+            **(_sentencepiece.config(source) if _sentencepiece.is_used(source) else {}),
         },
     }
 
@@ -94,18 +104,23 @@ class Written:
     """The folder, read as docs/deploying.md does: onnxruntime, tokenizers, Pillow and NumPy, no torch."""
 
     def __init__(self, source: Source, folder: Path, normalised: bool):
-        from tokenizers import Tokenizer
-
         self._config = config(source, Options())
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._ids = self._reader(folder)
         self._image, self._text = session(folder / IMAGE), session(folder / TEXT)
         # Features of unit length are held against ours scaled to it.
         self._source, self._normalised = source, normalised
 
-    def ids(self, texts: Sequence[str]) -> np.ndarray:
+    def _reader(self, folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
+        if "tokenizer" in self._config["text"]:
+            return _sentencepiece.Reader(folder, self._config["text"])
         import numpy as np
+        from tokenizers import Tokenizer
 
-        return np.array([encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))])
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return lambda texts: np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))])
+
+    def ids(self, texts: Sequence[str]) -> np.ndarray:
+        return self._ids(texts)
 
     def pixels(self, pictures: Sequence[Image]) -> np.ndarray:
         import numpy as np

@@ -6,6 +6,7 @@ this package; for the others the folder names, where stock open_clip looks for a
 
 from __future__ import annotations
 
+import importlib
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +20,7 @@ from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._folder import new_folder
 from zhclip_openclip.export._options import Options
 from zhclip_openclip.export._source import Source
-from zhclip_openclip.families import Model
+from zhclip_openclip.families import Model, find
 from zhclip_openclip.towers import text_configs
 
 if TYPE_CHECKING:
@@ -32,11 +33,23 @@ _STOCK_HEADS = ("linear", "mlp")
 
 
 def loads_without_us(model: Model) -> bool:
-    """Whether stock open_clip can build the model: it has the projection head, and the encoder's name is one that the
-    hub knows as an encoder of that architecture."""
+    """Whether stock open_clip can build the model: its own or timm's towers; or it has the projection head, and the
+    hub knows the encoder's name as one of that architecture."""
     text = model.config()["text_cfg"]
-    name = text["hf_model_name"]
+    if (name := text.get("hf_model_name")) is None:
+        return not _tower_of_ours(model)
     return text["hf_proj_type"] in _STOCK_HEADS and text_configs.base(name) == name
+
+
+def _tower_of_ours(model: Model) -> bool:
+    """Whether the image tower is one that this package brings to timm."""
+    import timm
+
+    found = find(model.name)
+    if found and found[0].towers:
+        importlib.import_module(found[0].towers)
+    name = model.config()["vision_cfg"].get("timm_model_name")
+    return bool(name) and timm.models.model_entrypoint(name).__module__.split(".")[0] == __package__.split(".")[0]
 
 
 def config(model: Model, preprocess: dict, source: str, context_length: int | None = None) -> dict:
@@ -53,10 +66,11 @@ def config(model: Model, preprocess: dict, source: str, context_length: int | No
         model_cfg["vision_cfg"]["image_size"] = size
     if context_length is not None:
         text["context_length"] = context_length
-    if not loads_without_us(model):
-        text["hf_model_name"] = _beside.MISSING + text["hf_model_name"].replace("/", "--")
-    # With `local-dir:` open_clip takes the tokenizer from the folder if any name stands here.
-    text["hf_tokenizer_name"] = text["hf_model_name"]
+    if text.get("hf_model_name"):
+        if not loads_without_us(model):
+            text["hf_model_name"] = _beside.MISSING + text["hf_model_name"].replace("/", "--")
+        # With `local-dir:` open_clip takes the tokenizer from the folder if any name stands here.
+        text["hf_tokenizer_name"] = text["hf_model_name"]
     return {
         "model_cfg": model_cfg,
         "preprocess_cfg": preprocess,

@@ -19,6 +19,7 @@ from zhclip_openclip.export._source import Source
 from zhclip_openclip.export._transformers_written import quiet
 from zhclip_openclip.export.transformers_folder import TORCHVISION, image_config, text_config, unlike
 from zhclip_openclip.families import Family, Layout, Model
+from zhclip_openclip.towers import text_configs
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,10 @@ print(model.similarity(images, texts))
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
     vision = model.config()["vision_cfg"]
+    if not model.config()["text_cfg"].get("hf_model_name"):
+        return "its text tower is open_clip's own, for which sentence-transformers has no module"
+    if not text_configs.of_transformers(model):
+        return "transformers, which its modules come from, has no class for its towers"
     if isinstance(vision.get("layers"), list):
         return "transformers, which its modules come from, has no CLIP class with a ResNet image tower"
     if vision.get("timm_pool", "token") != "token":
@@ -125,6 +130,8 @@ def _text_head(source: Source) -> list:
         layer = text.transformer.pooler.dense
         modules.append(_dense(layer.weight, layer.bias, nn.Tanh()))
     head, proj = kind["hf_proj_type"], text.proj
+    if head is None:
+        return modules
     if head in ("linear", "linear_bias"):
         return [*modules, _dense(proj.weight, proj.bias)]
     if head == "mlp":

@@ -16,6 +16,7 @@ from zhclip_openclip.export._options import Options
 from zhclip_openclip.export._source import Source
 from zhclip_openclip.export._transformers_written import WEIGHTS, Written
 from zhclip_openclip.families import Family, Model
+from zhclip_openclip.towers import text_configs
 
 #: Family -> what its folder is for, in words.
 HOMES = {
@@ -39,11 +40,25 @@ _RGB_FIRST = {
 _ODD_MARGIN = {"odd margin": "of two middles transformers takes the left one, this model's authors the even one"}
 
 
+#: Families that are published in a form of transformers', and why they are not written back in it.
+_ONE_WAY = {
+    "fgclip2": "its class comes with its authors' repository and not with transformers, and a file holds more than one "
+    "model; --format open_clip writes it",
+    "metaclip2": "what is published is `MetaClip2Model`; the way back to it is not written; --format open_clip is",
+}
+
+
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
+    if family.name in _ONE_WAY:
+        return _ONE_WAY[family.name]
+    if not text_configs.of_transformers(model):
+        return f"transformers has no class for {family.title}'s towers, which have layers in common"
     if family.name not in HOMES:
         return f"neither transformers nor its authors have a class for {family.title}"
     vision = model.config()["vision_cfg"]
+    if family.name == "taiyiclip" and model.config()["text_cfg"]["hf_proj_type"] is None:
+        return "its text tower is a BERT without the classifier that is written here; --format open_clip writes it"
     if isinstance(vision.get("layers"), list):
         return "transformers has no CLIP class with a ResNet image tower; --format cn_clip writes it"
     return ""
@@ -139,8 +154,6 @@ def _whole(source: Source) -> dict:
 
 def _apart(source: Source) -> dict:
     """The config of a text tower that is published apart."""
-    from zhclip_openclip.towers import text_configs
-
     if source.family.name == "taiyiclip":
         labels = {f"LABEL_{number}": number for number in range(source.embed_dim)}
         return {**text_config(source), "label2id": labels, "id2label": {v: k for k, v in labels.items()}}

@@ -20,6 +20,7 @@ class Tag:
     """One published set of weights.
 
     repo: the repository of the weights on the Hugging Face hub, or "" where a file of the package holds them.
+    host: where `repo` is if not on the hub, as the address before its name. Nothing is fetched from there.
     files: names under which the weights may stand there, in order of preference.
     image_repo: where the image tower is published, if apart from the text tower.
     licence: as the source states it; what is not stated says so.
@@ -32,6 +33,7 @@ class Tag:
     path: Path | None = None
     licence: str = "not stated by its source"
     note: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,15 @@ class Layout:
         A target that ends in `#0`, `#1`, ... is that part of a fused tensor (query, key and value, one under another).
     split: (pattern, replacements) for keys that hold several parameters of equal size, one under another, with the
         target of each from top to bottom. Renaming is done with a key before it is split.
+    rows: (pattern, start, stop) for keys of whose tensor the model has these rows alone.
     transpose: patterns of targets whose tensor is stored transposed.
+    square: patterns of targets that lie on a square grid (n, n, ...) and are stored cell by cell (n * n, ...).
     constants: targets that the checkpoint does not hold, with the value that they have.
     part: "" for both towers, "text" or "image" where this form holds one of them.
+    bare: its keys are part of many files, so it is known only where nothing but wrappers' names stands before them.
+    models: pattern of the names of the models that are made of it, where one file holds more than one model.
+    counts: (pattern, number, same): tensors under such keys have that many rows, or any other number where `same` is
+        False. For files with the same keys as somebody else's.
     """
 
     name: str
@@ -56,15 +64,33 @@ class Layout:
     never: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     split: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    rows: tuple[tuple[str, int, int], ...] = ()
     transpose: tuple[str, ...] = ()
+    square: tuple[str, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     part: str = ""
+    bare: bool = False
+    models: str = ""
+    counts: tuple[tuple[str, int, bool], ...] = ()
 
     def recognises(self, keys: Iterable[str]) -> bool:
+        """Whether a file with these keys is of this form. keys: a mapping to shapes where these are known."""
+        shapes = keys if isinstance(keys, Mapping) else {}
         keys = list(keys)
-        return all(any(re.search(p, k) for k in keys) for p in self.telltale) and not any(
-            re.search(p, k) for p in self.never for k in keys
+        return (
+            all(any(re.search(p, k) for k in keys) for p in self.telltale)
+            and not any(re.search(p, k) for p in self.never for k in keys)
+            and all(
+                (tuple(shape[:1]) == (number,)) == same
+                for pattern, number, same in self.counts
+                for key, shape in shapes.items()
+                if re.search(pattern, key)
+            )
         )
+
+    def makes(self, model: str) -> bool:
+        """Whether the model of this name is made of this form, as far as the form says; "" is any."""
+        return not (self.models and model) or re.search(self.models, model) is not None
 
     def targets(self, key: str) -> tuple[str, ...]:
         """The open_clip names of what `key` holds, from top to bottom; none for a key that is dropped."""
@@ -87,6 +113,8 @@ class Model:
     preprocess: what differs from open_clip's defaults in its image preprocessing.
     tokenizer: class of transformers that tokenizes for it, where that is not the family's.
     tokenizer_options: arguments of that class that a folder with a bare vocabulary does not tell.
+    tokenizer_repos: where its tokenizer is published, where that is not the family's.
+    image_processor: where it is not the family's.
     """
 
     name: str
@@ -95,6 +123,8 @@ class Model:
     preprocess: Mapping[str, object] = field(default_factory=dict)
     tokenizer: str = ""
     tokenizer_options: Mapping[str, object] = field(default_factory=dict)
+    tokenizer_repos: tuple[str, ...] = ()
+    image_processor: str = ""
 
     @property
     def default_tag(self) -> str:
@@ -119,8 +149,9 @@ class Family:
 
     aliases: other full model names, each with the model that it stands for.
     layouts: the forms in which its checkpoints are written.
-    image_processor: "transformers" where its authors preprocess images with transformers' CLIPImageProcessor, "" where
-        they do as open_clip and OpenAI.
+    image_processor: "transformers" where its authors preprocess images with transformers' CLIPImageProcessor, "patches"
+        where a picture keeps its shape and becomes patches (towers/patches.py), "" where they do as open_clip and
+        OpenAI.
     normalise: what its authors do to a text before the tokenizer sees it.
     note: what a user should know before trusting its numbers.
     tokenizer: class of transformers that tokenizes for it.
@@ -149,3 +180,7 @@ class Family:
     tokenizer_path: Path | None = None
     configs: Path | None = None
     towers: str = ""
+
+    def processor_of(self, model: Model) -> str:
+        """How images are preprocessed for one of its models: `image_processor` of the model or of the family."""
+        return model.image_processor or self.image_processor

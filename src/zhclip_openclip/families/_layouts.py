@@ -59,10 +59,32 @@ def hf_vision_to_open_clip(prefix: str = "vision_model", projection: str = "visu
 PROJECTION = (r"^visual\.proj$",)
 
 
+def hf_text_to_open_clip(prefix: str = "text_model") -> Renames:
+    """A text transformer of CLIP or SigLIP as transformers writes it, without its projection, to open_clip's own."""
+    block = rf"^{prefix}\.encoder\.layers\.(\d+)\."
+    ours = r"text.transformer.resblocks.\1."
+    return (
+        (rf"^{prefix}\.embeddings\.token_embedding\.", "text.token_embedding."),
+        (rf"^{prefix}\.embeddings\.position_embedding\.weight$", "text.positional_embedding"),
+        (rf"^{prefix}\.final_layer_norm\.", "text.ln_final."),
+        (block + r"self_attn\.q_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#0"),
+        (block + r"self_attn\.k_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#1"),
+        (block + r"self_attn\.v_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#2"),
+        (block + r"self_attn\.out_proj\.", ours + "attn.out_proj."),
+        (block + r"layer_norm(\d)\.", ours + r"ln_\2."),
+        (block + r"mlp\.fc1\.", ours + "mlp.c_fc."),
+        (block + r"mlp\.fc2\.", ours + "mlp.c_proj."),
+    )
+
+
 def bert(prefix: str) -> Renames:
     """A BERT or XLM-R encoder under `prefix` to open_clip's text tower."""
     return ((rf"^{prefix}\.", "text.transformer."),)
 
+
+#: The tokens of a model with CLIP's keys, of which CLIP itself has 49,408 and MetaCLIP 2 the others.
+TOKENS = r"^(text_model\.embeddings\.)?token_embedding\.weight$"
+CLIPS_TOKENS, METACLIP2S_TOKENS = 49408, (901629, 250000)
 
 #: The image tower out of a whole CLIP model as transformers writes it, for families that publish a text tower alone.
 CLIP_IMAGE_TOWER = Layout(
@@ -70,6 +92,7 @@ CLIP_IMAGE_TOWER = Layout(
     part="image",
     telltale=(r"^vision_model\.embeddings\.class_embedding$", r"^visual_projection\.weight$"),
     never=(r"^visual_projection\.bias$", r"^text_model\.embeddings\.word_embeddings\.", r"^text_model\.roberta\."),
+    counts=tuple((TOKENS, number, False) for number in METACLIP2S_TOKENS),
     drop=(*BUFFERS, r"^text_model\.", r"^text_projection\."),
     rename=hf_vision_to_open_clip(),
     transpose=PROJECTION,
@@ -82,6 +105,7 @@ OPEN_CLIP_IMAGE_TOWER = Layout(
     name="open_clip CLIP",
     part="image",
     telltale=(r"^visual\.conv1\.weight$", r"^token_embedding\.weight$"),
+    counts=tuple((TOKENS, number, False) for number in METACLIP2S_TOKENS),
     drop=(r"^(?!visual\.|logit_scale$)",),
     rename=(),
 )
@@ -97,6 +121,7 @@ def with_image_tower(text: Layout) -> Layout:
         name=f"{text.name} and {image.name}",
         telltale=(*text.telltale, *image.telltale),
         never=image.never,
+        counts=image.counts,
         drop=(*text.drop, *image.drop),
         rename=(*text.rename, *image.rename),
         transpose=(*text.transpose, *image.transpose),

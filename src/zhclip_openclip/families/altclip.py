@@ -1,4 +1,5 @@
-"""AltCLIP, BAAI: OpenAI's ViT-L/14 and XLM-R large, for Chinese and English or for nine languages.
+"""AltCLIP, BAAI: XLM-R large with OpenAI's ViT-L/14, for Chinese and English or for nine languages, or with LAION's
+ViT-H/14 for eighteen.
 
 Paper: https://arxiv.org/abs/2211.06679. Code: `transformers`, models/altclip. The first token goes through `pre_LN`,
 then `transformation` (with bias), then `text_projection` (without).
@@ -20,6 +21,14 @@ FAMILY = Family(
             tags={
                 "baai": Tag(repo="BAAI/AltCLIP", licence="creativeml-openrail-m", note="Chinese and English"),
                 "m9": Tag(repo="BAAI/AltCLIP-m9", licence="creativeml-openrail-m", note="nine languages"),
+            },
+        ),
+        Model(
+            # That its image tower is ViT-H/14 was inferred, from its features' width and from what AltDiffusion-m18
+            # replaces with it. A config.json beside the weights that says otherwise is an error that says so.
+            "altclip-vit-h-14",
+            tags={
+                "m18": Tag(repo="BAAI/AltCLIP-m18", licence="creativeml-openrail-m", note="eighteen languages"),
             },
         ),
     ),

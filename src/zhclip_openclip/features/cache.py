@@ -115,10 +115,11 @@ class FeatureCache:
 
 
 class Place:
-    """One name of a cache, for one tower. what: see `describe`. trial: see `trial.py`."""
+    """One name of a cache, for one tower. what: see `describe`. trial: see `trial.py`. data: the fingerprint of the
+    images alone."""
 
-    def __init__(self, cache: FeatureCache, name: str, trial: torch.Tensor, what: str):
-        self.cache, self.name = cache, name
+    def __init__(self, cache: FeatureCache, name: str, trial: torch.Tensor, what: str, data: str = ""):
+        self.cache, self.name, self.data = cache, name, data
         self._trial, self._what = trial, what
 
     @property

@@ -63,11 +63,13 @@ class ImagePass:
         self.starts: list[int] = []
         self.reused = 0  #: images that came from the cache
         self.saved = 0.0  #: seconds that making those took
+        self.data = ""  #: fingerprint of the images, once begun; "" where they are not kept
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
         self.starts, self.reused, self.saved = [], 0, 0.0
         layout = self._layout
         place, name = self._place()
+        self.data = place.data if place is not None else ""
         if ranks.size() > 1:
             ranks.agree("the images", [name, self.total, layout.size if layout else None])
         with Progress("images", self._what, self.total) as progress:

@@ -41,7 +41,7 @@ def place_of(
     """
     if not all(ranks.everyones(settings.cache is not None)):
         return None, ""
-    facts = _look(model, loader, encoders, device)
+    facts = _look(model, loader.dataset, encoders, device)
     told = ranks.everyones((facts.reason, facts.trial))
     reason = next((reason for reason, _ in told if reason), "")
     first = told[0][1]
@@ -57,13 +57,39 @@ def place_of(
     name = fingerprint.digest([facts.tower, facts.made_with, fingerprint.precision(device, amp), data])
     cache = FeatureCache(settings.cache, settings.limit)
     beside = ranks.everyones(cache.place(name, first) if ranks.rank() == 0 else "")[0]
-    return Place(cache, beside, first, describe(dataset=what, device=str(device), amp=amp)), name
+    return Place(cache, beside, first, describe(dataset=what, device=str(device), amp=amp), data), name
 
 
-def _look(model: Any, loader: Any, encoders: list, device: str) -> _Facts:
+def place_by_rows(
+    model: torch.nn.Module,
+    dataset: Any,
+    encoders: list[Callable[[torch.Tensor], torch.Tensor]],
+    device: str,
+    amp: bool,
+    rows: Any,
+    what: str,
+    settings: Settings,
+) -> tuple[Place | None, str]:
+    """The place of features each of which says itself what it is of, such as those of a folder that changes; or None
+    and the reason. One process alone asks for it.
+
+    dataset: some pictures with the transform, to try it out. rows: what the name tells of them, as JSON.
+    """
+    if settings.cache is None:
+        return None, "no feature cache"
+    facts = _look(model, dataset, encoders, device)
+    if facts.reason:
+        return None, facts.reason
+    name = fingerprint.digest([facts.tower, facts.made_with, fingerprint.precision(device, amp), rows])
+    cache = FeatureCache(settings.cache, settings.limit)
+    about = describe(dataset=what, device=str(device), amp=amp)
+    return Place(cache, cache.place(name, facts.trial), facts.trial, about), ""
+
+
+def _look(model: Any, dataset: Any, encoders: list, device: str) -> _Facts:
     if part := fingerprint.part_in_training(model):
         return _Facts(f"a model of which {part} is in training mode")
-    tried = fingerprint.preprocessing(loader.dataset)
+    tried = fingerprint.preprocessing(dataset)
     if tried is None:
         return _Facts("a preprocessing that differs from time to time")
     if tried.shape is None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from zhclip_openclip.features import ranks
 from zhclip_openclip.features.settings import current
 
-_UNITS = {"images": "img", "texts": "text", "prompts": "prompt"}
+_UNITS = {"images": "img", "texts": "text", "prompts": "prompt", "probes": "probe"}
 #: Seconds between two lines where there is no terminal.
 EVERY = 30.0
 
@@ -23,7 +23,7 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """A context. stage: 'images', 'texts' or 'prompts'. what: name of the data set, for people. total: of all
+    """A context. stage: 'images', 'texts', 'prompts' or 'probes'. what: name of the data set, for people. total: of all
     processes, None where that is unknown.
 
     told: whether somebody else shows it.
@@ -35,7 +35,7 @@ class Progress:
         told = current().progress
         self.told = told is not None
         self._tell_them = told if ranks.rank() == 0 else None
-        text = f"Encoding {stage}{' of ' + what if what else ''}"
+        text = f"{'Training' if stage == 'probes' else 'Encoding'} {stage}{' of ' + what if what else ''}"
         quiet = self.told or ranks.rank() > 0 or current().quiet
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self._bar = tqdm(total=total, desc=text, unit=_UNITS[stage], disable=quiet or not terminal)

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,15 @@ def from_environment() -> Settings:
         limit=read_size(os.environ.get(SIZE) or DEFAULT_LIMIT, SIZE),
         block_seconds=seconds,
     )
+
+
+def users_folder() -> Path:
+    """Where commands that live on kept features keep them if nobody names a folder: the user's own cache folder."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "zhclip-openclip" / "features"
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip._files import whole_file
-from zhclip_openclip.datasets import retrieval
+from zhclip_openclip.datasets import own, own_data, retrieval
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import decode_image
 from zhclip_openclip.datasets._retrieval import RetrievalDataset
@@ -102,8 +102,9 @@ def open_scored(
     name = result.meta["dataset"]
     known = retrieval.dataset_name(name.removeprefix("wds/"))
     expected = result.meta["fingerprint"]
-    if known is None or not expected:
-        ours = ", ".join(retrieval.DATASETS)
+    mine = own.is_own(name)
+    if (known is None and not mine) or not expected:
+        ours = ", ".join([*retrieval.DATASETS, "own/NAME"])
         raise ZhclipError(
             f"{result.path}: made on {name or 'an unnamed dataset'}; a gallery shows {ours} and wds/ of them"
         )
@@ -113,9 +114,18 @@ def open_scored(
     def build(raw: bool) -> RetrievalDataset:
         try:
             if shards:
-                return open_wds(root, split=split or "test", skip_bad_images=result.skipped, name=known)
+                bare = known or name.removeprefix("wds/")
+                return open_wds(
+                    root, split=split or "test", skip_bad_images=result.skipped, name=bare, limit=result.limit
+                )
             wanted = split or result.meta["split"] or None
-            return retrieval.build_retrieval_dataset(known, root, None, wanted, result.skipped, raw, image_folder)
+            if mine:
+                folder = Path(image_folder) if image_folder is not None else None
+                asked = own.asked_again(result.own, wanted, own.RETRIEVAL, folder)
+                return own_data.build(own.recognise(name, root, asked), None, result.skipped, limit=result.limit)
+            return retrieval.build_retrieval_dataset(
+                known, root, None, wanted, result.skipped, raw, image_folder, result.limit
+            )
         except DatasetError as error:
             text = str(error).replace("--dataset_root", "--dataset-root")
             if not given and "--dataset-root" not in text:
@@ -123,7 +133,7 @@ def open_scored(
             raise DatasetError(text) from None
 
     dataset = build(raw=False)
-    if dataset.fingerprint() != expected and not shards:
+    if dataset.fingerprint() != expected and not shards and not mine:
         raw = build(raw=True)  # it was made with --raw-captions, perhaps
         dataset = raw if raw.fingerprint() == expected else dataset
     if dataset.fingerprint() != expected:

@@ -153,7 +153,9 @@ def _from_file(name: str, dataset: DatasetPrompts | None, dataset_name: str) -> 
 def file_keys(dataset: DatasetPrompts | None, dataset_name: str) -> list[str]:
     """The keys that a user's file may have for a data set: as given, without `wds/`, without any prefix, our name."""
     without = dataset_name.removeprefix("wds/")
-    bare = without.removeprefix("vtab/").removeprefix("tfds/").removeprefix("elevater/")
+    bare = without
+    for prefix in ("vtab/", "tfds/", "elevater/", "own/"):
+        bare = bare.removeprefix(prefix)
     return list(dict.fromkeys([dataset_name, without, bare, *([dataset.name] if dataset else [])]))
 
 

@@ -32,12 +32,28 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """What another source publishes of a cell: percent, how many decimals it has there, what our value says of it
+    (one of `VERDICTS`), and whether it is another figure than the cell's, rounding apart. doubt: why it is not judged,
+    nor compared with others; ''."""
+
+    source: str
+    value: float
+    decimals: int
+    verdict: str = "not run"
+    differs: bool = False
+    doubt: str = ""
+
+
+@dataclass(frozen=True)
 class Cell:
     """One value of a table.
 
     published, ours: percent, None where there is none. low, high: the interval around ours, None without per-sample
     outcomes. difference: ours - published. verdict: one of `VERDICTS`. best_published, best: the best of the column
-    (all of those that tie). samples: queries or images behind ours. run: index into `Report.runs`.
+    (all of those that tie). samples: queries or images behind ours. run: index into `Report.runs`. source: key into
+    `Report.sources` of the published value. also: what other sources publish. leads: in a leaderboard, whether no
+    open model of at most a billion parameters is better; `best_published` is of the whole column there.
     """
 
     published: float | None = None
@@ -50,14 +66,18 @@ class Cell:
     best: bool = False
     samples: int | None = None
     run: int | None = None
+    source: str = ""
+    also: tuple[Figure, ...] = ()
+    leads: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
     """One model in a table.
 
-    model: canonical name. title: as published ('CN-CLIP'). source: key into `Report.sources` of the published values,
-    or ''. variant: '' or what tells two runs of one model apart (tag, language, template set). cells: by column key.
+    model: canonical name. title: as published ('CN-CLIP'). source: key into `Report.sources` of the first that
+    publishes values of it, or ''. variant: '' or what tells two runs of one model apart (tag, language, template set).
+    cells: by column key. about: in a leaderboard, what is known of the model ('958M').
     """
 
     model: str
@@ -65,6 +85,17 @@ class Row:
     source: str = ""
     variant: str = ""
     cells: dict[str, Cell] = field(default_factory=dict)
+    about: str = ""
+
+    @property
+    def sources(self) -> list[str]:
+        """All that publish a value of the row, in the order of its columns; of a row without values, its source."""
+        found = {}
+        for cell in self.cells.values():
+            for key in (cell.source, *(one.source for one in cell.also)):
+                if key:
+                    found[key] = None
+        return list(found) or ([self.source] if self.source else [])
 
     @property
     def label(self) -> str:
@@ -85,13 +116,27 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """How a fine-tuned checkpoint was made.
+
+    began: tag or checkpoint that it began from, '' for random weights. data: as its trainer was told. datasets: the
+    sets, by canonical name, whose training split is known to be among that.
+    """
+
+    began: str
+    data: str
+    datasets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Run:
     """One result file.
 
     path: of the JSON. pretrained: tag or checkpoint. templates: name of the template set, or ''. metrics: its numbers
     as they stand there (0..1), and what follows from them (mean recall, mean per class). samples: the NPZ with
     per-sample outcomes, or None. gallery: relative link to a page beside it, or None. foreign: made without this
-    package. facts: fingerprint, split, versions, as far as known.
+    package. facts: fingerprint, split, versions, as far as known. trained: of a fine-tuned checkpoint; None for a model
+    that is scored zero-shot.
     """
 
     path: str
@@ -106,6 +151,7 @@ class Run:
     gallery: str | None = None
     foreign: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    trained: Trained | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +159,8 @@ class Comparison:
     """Two of our own runs on the same samples.
 
     better, worse: labels of their rows. difference: better - worse, with its interval (low, high), in percentage
-    points. p: of the paired test named in `test`; p_corrected: after Holm over all comparisons of the report.
+    points. p: of the paired test named in `test`; p_corrected: after Holm over all comparisons of the report. origin:
+    'better' or 'worse', where that is the model that the other one began from; '' for any other two.
     """
 
     table: str
@@ -129,6 +176,7 @@ class Comparison:
     p_corrected: float
     significant: bool
     test: str
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,7 +195,8 @@ class Problem:
 @dataclass
 class Report:
     """What the views show. sources: source key -> where the published values are from. pairs: of runs that p is
-    corrected for, more than `comparisons` has where there are too many to compare them all."""
+    corrected for, more than `comparisons` has where there are too many to compare them all. leaderboard: a table for
+    each data set, its rows from the best down."""
 
     tables: list[Table] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -158,6 +207,7 @@ class Report:
     seed: int = 0
     sources: dict[str, str] = field(default_factory=dict)
     pairs: int = 0
+    leaderboard: bool = False
 
     @property
     def corrected_for(self) -> int:

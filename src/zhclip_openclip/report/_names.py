@@ -11,13 +11,16 @@ from typing import Any
 from zhclip_openclip import families
 from zhclip_openclip._errors import shorten
 from zhclip_openclip._paths import DATA
-from zhclip_openclip.prompts import registry
+from zhclip_openclip.prompts import languages, registry
+from zhclip_openclip.prompts._errors import PromptError
 
 PUBLISHED = DATA / "published"
 #: A k of nine digits is more than any set of candidates has; the int() of thousands of digits fails.
 RECALL = re.compile(r"(image_retrieval|text_retrieval)_(?:recall@([1-9][0-9]{0,8})|mean_recall)")
 ONE_LABEL = ("acc1", "acc5", "mean_per_class_recall", "mean_per_class_accuracy")
 SEVERAL_LABELS = ("mean_average_precision", "map_11_points")
+#: What stands before the name of a metric of a linear probe.
+PROBE_PREFIX = "lp_"
 #: Data sets whose images have several labels.
 MULTI_LABEL = ("voc2007_multilabel",)
 
@@ -44,6 +47,14 @@ def default_tag(name: str) -> str:
     """The tag that a model of ours has without --pretrained, '' for a model that is not ours."""
     found = families.find(name)
     return found[1].default_tag if found else ""
+
+
+def language(spelling: str) -> str:
+    """The language as we spell it; what is none that is known here as it is."""
+    try:
+        return languages.normalise(spelling) if spelling else ""
+    except PromptError:
+        return spelling
 
 
 def dataset_name(spelling: str) -> str:
@@ -98,7 +109,7 @@ def order(metric: str) -> tuple:
     recall = RECALL.fullmatch(metric)
     if recall:
         return 0, recall[1] != "image_retrieval", int(recall[2] or 10**9), ""
-    known = (*ONE_LABEL, *SEVERAL_LABELS)
+    known, metric = (*ONE_LABEL, *SEVERAL_LABELS), metric.removeprefix(PROBE_PREFIX)
     return 1, False, known.index(metric) if metric in known else len(known), metric
 
 

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from zhclip_openclip import families
 from zhclip_openclip._errors import ZhclipError, printable
 from zhclip_openclip._reading import reading
-from zhclip_openclip.report import _names
+from zhclip_openclip.prompts import languages
+from zhclip_openclip.prompts._errors import PromptError
+from zhclip_openclip.report import _names, same_set
 from zhclip_openclip.report._model import Problem
 from zhclip_openclip.report.result_json import Unusable, read_value, shown
 from zhclip_openclip.towers import text_handling
 
 FORMAT_VERSION = 1
 _FORM = "docs/reports.md has the form"
-_KEYS = {"format", "source", "url", "note", "decimals", "text_handling", "models", "datasets"}
-_DATASET_KEYS = {"title", "title_zh", "split", "note", "metrics", "values"}
+#: What `training` can say of the models of a file.
+ZERO_SHOT, FINE_TUNED = "zero-shot", "fine-tuned"
+_KEYS = {"format", "source", "url", "note", "training", "language", "decimals", "text_handling", "models", "datasets"}
+_DATASET_KEYS = {"title", "title_zh", "split", "note", "images", "texts", "doubtful", "metrics", "values"}
 #: (model, tag), as `_names.model_and_tag` spells it.
 ModelKey = tuple[str, str]
 
@@ -35,7 +39,10 @@ class Source:
     key: short name (the file's). text: where they are from, for people. decimals: how many they are rounded to.
     models: title of each model as published, in that order. values: (data set, metric) -> model -> percent.
     titles: English and Chinese title of the data sets that are not ours. text_handling: how Chinese text had reached
-    the models, as `towers.text_handling` has it; '' where that is not known.
+    the models, as `towers.text_handling` has it; '' where that is not known. fine_tuned: whether each model was
+    fine-tuned on the training split of the data set; else they are scored zero-shot. language: of the captions, for
+    sets that have them in several. notes: of data sets. doubts: (data set, model) -> why its figures are shown and not
+    believed. sizes: of data sets, 'images' and 'texts', as far as the file says.
     """
 
     key: str
@@ -45,14 +52,27 @@ class Source:
     values: dict[tuple[str, str], dict[ModelKey, float]] = field(default_factory=dict)
     titles: dict[str, tuple[str, str]] = field(default_factory=dict)
     text_handling: str = ""
+    fine_tuned: bool = False
+    language: str = languages.SIMPLIFIED
+    notes: dict[str, str] = field(default_factory=dict)
+    doubts: dict[tuple[str, ModelKey], str] = field(default_factory=dict)
+    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def says_the_same(self, other: Source) -> bool:
+        """Whether it is the same publication under another name."""
+        return replace(self, key=other.key) == other
+
+    def doubt(self, model: ModelKey, dataset: str) -> str:
+        return self.doubts.get((dataset, model), "")
 
     def value(self, model: ModelKey, dataset: str, metric: str) -> float | None:
         return self.values.get((dataset, metric), {}).get(model)
 
     def best(self, dataset: str, metric: str) -> float | None:
-        """The best value of a column; None where there are not two to choose from."""
+        """The best value of a column that is not doubtful; None where there are not two to choose from."""
         column = self.values.get((dataset, metric), {})
-        return max(column.values()) if len(column) > 1 else None
+        sure = [value for key, value in column.items() if not self.doubt(key, dataset)]
+        return max(sure) if len(sure) > 1 else None
 
     @property
     def rounding(self) -> float:
@@ -60,20 +80,33 @@ class Source:
         return 0.5 * 10**-self.decimals
 
 
-def load_published(files: Iterable[str | os.PathLike[str]] = ()) -> tuple[list[Source], list[Problem]]:
-    """The packaged sources and those of the files, in this order, and what could not be used of them."""
+def load_published(
+    files: Iterable[str | os.PathLike[str]] = (), given: list[str] | None = None
+) -> tuple[list[Source], list[Problem]]:
+    """The packaged sources and those of the files, in this order, and what could not be used of them.
+
+    given: takes the keys of the sources of `files`; a file that is one of the package's is that one.
+    """
     sources: list[Source] = []
     problems: list[Problem] = []
     packaged = [_names.PUBLISHED / f"{name}.json" for name in _names.layout()["sources"]]
-    for path in [*packaged, *map(Path, files)]:
+    for number_of_it, path in enumerate([*packaged, *map(Path, files)]):
+        is_given = number_of_it >= len(packaged)
         source, found = read_published(path)
         problems += found
         if source is None:
+            continue
+        twin = next((known.key for known in sources if source.says_the_same(known)), "")
+        if is_given and given is not None:
+            given.append(twin)
+        if twin:
             continue
         taken = {known.key for known in sources}
         key, number = source.key, 2
         while source.key in taken:
             source.key, number = f"{key}-{number}", number + 1
+        if is_given and given:
+            given[-1] = source.key
         sources.append(source)
     return sources, problems
 
@@ -112,12 +145,18 @@ class _Reader:
         if not isinstance(decimals, int) or isinstance(decimals, bool) or not 0 <= decimals <= 6:
             self.wrong("decimals", f"is {repr(decimals)[:60]}", "say how many the figures are rounded to, such as 2")
             return None
-        source = Source(self.path.stem, self.text_of(described), decimals)
+        training = described.get("training", ZERO_SHOT)
+        if training not in (ZERO_SHOT, FINE_TUNED):
+            way_out = f"write {ZERO_SHOT!r}, or {FINE_TUNED!r} where each model was trained on the training split"
+            self.wrong("training", f"is {shown(training)}", way_out)
+            return None
+        source = Source(self.path.stem, self.text_of(described), decimals, fine_tuned=training == FINE_TUNED)
         source.text_handling = described.get("text_handling") or ""
         if source.text_handling not in ("", *text_handling.CHOICES):
             way_out = f"write {' or '.join(text_handling.CHOICES)}, or leave it out"
             self.wrong("text_handling", f"is {shown(source.text_handling)}", way_out)
             source.text_handling = ""
+        self.language(described.get("language", source.language), source)
         self.models(described.get("models", {}), source)
         for spelling, entry in described["datasets"].items():
             self.dataset(spelling, entry, source)
@@ -136,6 +175,14 @@ class _Reader:
             parts[0] = self.path.name
         parts = [part for part in parts if isinstance(part, str) and part.strip()]
         return "; ".join(" ".join(part.split()) for part in parts)
+
+    def language(self, told: Any, source: Source) -> None:
+        try:
+            source.language = languages.normalise(told) if isinstance(told, str) else ""
+        except PromptError:
+            source.language = ""
+        if not source.language:
+            self.wrong("language", f"is {shown(told)}", "write zh, or the language that the captions are in")
 
     def models(self, entries: Any, source: Source) -> None:
         if not isinstance(entries, dict):
@@ -173,8 +220,22 @@ class _Reader:
                 )
         if not isinstance(entry.get("split", ""), str):
             self.wrong(f"{where}.split", f"is {shown(entry['split'])}", "name the split that was scored")
+        if wrong := same_set.misnamed(dataset, title, entry):
+            self.wrong(where, *wrong)
+            return
+        source.sizes[dataset] = {key: entry[key] for key in ("images", "texts") if type(entry.get(key)) is int}
+        if isinstance(entry.get("note"), str) and entry["note"].strip():
+            source.notes[dataset] = " ".join(entry["note"].split())
+        self.doubts(where, entry.get("doubtful", {}), dataset, source)
         for model, row in entry["values"].items():
             self.row(f"{where}.values.{model}", model, dataset, metrics, row, source)
+
+    def doubts(self, where: str, entries: Any, dataset: str, source: Source) -> None:
+        if not isinstance(entries, dict) or not all(isinstance(why, str) and why.strip() for why in entries.values()):
+            self.wrong(f"{where}.doubtful", f"is {shown(entries)}", 'write {"model": "why its figures are doubtful"}')
+            return
+        for spelling, why in entries.items():
+            source.doubts[dataset, _names.model_and_tag(spelling)] = " ".join(why.split())
 
     def row(self, where: str, spelling: str, dataset: str, metrics: list[str], row: Any, source: Source) -> None:
         model = _names.model_and_tag(spelling)

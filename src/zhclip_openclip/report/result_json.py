@@ -27,7 +27,7 @@ METRICS = 64
 _REQUIRED = ("dataset", "model", "metrics")
 _TEXTS = ("pretrained", "task", "language", "template_set")
 #: Keys that have a field of their own; other short ones are facts.
-_KNOWN = {*_REQUIRED, *_TEXTS, "per_query", "per_sample", "gallery", "versions"}
+_KNOWN = {*_REQUIRED, *_TEXTS, "per_query", "per_sample", "gallery", "versions", "trained"}
 #: What this package adds to a result; one with none of these, of a model that is not ours, is foreign.
 _OURS = {
     "per_query",
@@ -38,7 +38,13 @@ _OURS = {
     "english_classes",
     "skipped_images",
     "text_handling",
+    "probe",
+    "limit",
+    "own",
+    "trained",
 }
+#: What clip_benchmark puts among the metrics of a linear probe and is none.
+_SETTINGS = ("weight_decay", "epochs", "seed", "fewshot_k", "normalized")
 
 
 class Unusable(ZhclipError):
@@ -55,7 +61,8 @@ class Result:
 
     metrics: shares, 0..1. outcomes: key and value of what names the NPZ of single samples, or None. gallery: the page
     beside it, or None. skipped: images that could not be read. made_here: whether this package has added to it. facts:
-    its other texts and numbers. problems: what could not be used of it.
+    its other texts and numbers. trained: what the checkpoint began from and the data it was trained on, as its trainer
+    was told; None if the result does not say. problems: what could not be used of it.
     """
 
     path: Path
@@ -71,6 +78,7 @@ class Result:
     skipped: int = 0
     made_here: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    trained: tuple[str, str] | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -91,11 +99,16 @@ def read_result(path: Path) -> Result:
             raise Unusable(path, f"{key} has {len(text):,} characters", f"a name has {NAME_LIMIT:,} at most")
     if not isinstance(described["metrics"], dict):
         raise Unusable(path, "metrics is no object", AGAIN)
-    metrics, problems = shares(path, described["metrics"])
+    metrics, settings = described["metrics"], {}
+    if is_probe(texts["task"], metrics):
+        settings = _settings(described)
+        metrics = {key: value for key, value in metrics.items() if key not in _SETTINGS}
+    metrics, problems = shares(path, metrics)
     if not metrics:
         raise Unusable(path, "has no metric that can be reported", AGAIN)
     skipped, wrong = _skipped(path, described.get("skipped_images"))
-    wrong += _incomplete(path, described.get("incomplete"))
+    wrong += _incomplete(path, described.get("incomplete")) + _sample(path, described)
+    began_and_data, untold = _trained(path, described.get("trained"))
     kind = next((key for key in ("per_sample", "per_query") if described.get(key)), None)
     return Result(
         path=path,
@@ -110,8 +123,9 @@ def read_result(path: Path) -> Result:
         gallery=_gallery(path, described.get("gallery")),
         skipped=skipped,
         made_here=bool(_OURS & set(described)),
-        facts=_facts(described),
-        problems=[*problems, *wrong],
+        facts={**_facts(described), **settings},
+        trained=began_and_data,
+        problems=[*problems, *wrong, *untold],
     )
 
 
@@ -149,6 +163,28 @@ def read_value(path: Path, way_out: str = AGAIN) -> Any:
         raise Unusable(path, f"is no JSON in UTF-8 ({told})", way_out) from cause
 
 
+def is_probe(task: str, metrics: dict[str, Any]) -> bool:
+    """Whether a result is of a linear probe."""
+    return task == "linear_probe" or (task in ("", "auto") and any(key.startswith("lp_") for key in metrics))
+
+
+def _settings(described: dict[str, Any]) -> dict[str, Any]:
+    """How a linear probe was trained, as facts; clip_benchmark's own results say nothing of their classifier."""
+    metrics, probe = described["metrics"], described.get("probe")
+    found = {"probe": "adamw", **{key: metrics[key] for key in _SETTINGS if _plain(metrics.get(key))}}
+    if isinstance(probe, dict):
+        told = {
+            "probe": probe.get("classifier"),
+            **{key: probe.get(key) for key in ("train_split", "fewshot_k", "loaded")},
+        }
+        seeds = probe.get("seeds")
+        told["seeds"] = len(seeds) if isinstance(seeds, list) else None
+        spread = probe.get("std")
+        told |= {f"std of {key}": value for key, value in spread.items()} if isinstance(spread, dict) else {}
+        found |= {_short(key): fact(value) for key, value in list(told.items())[:FACTS] if _plain(value)}
+    return found
+
+
 def shares(path: str | os.PathLike[str], metrics: Any) -> tuple[dict[str, float], list[Problem]]:
     """The metrics that are shares from 0 to 1, and what is said of those that should be and are not.
 
@@ -163,7 +199,9 @@ def shares(path: str | os.PathLike[str], metrics: Any) -> tuple[dict[str, float]
         number = _number(value)
         if number is not None and 0 <= number <= 1 and len(key) <= NAME_LIMIT:
             found[key] = number
-        elif number is not None and math.isnan(number) and key == "acc5" and _number(metrics.get("acc1")) is not None:
+        elif (
+            number is not None and math.isnan(number) and key.endswith("acc5") and _number(metrics.get(key[:-1] + "1"))
+        ):
             continue
         elif number is not None and not math.isfinite(number):
             what = f"is {shown(value)}: the features of the model were not finite, perhaps"
@@ -238,6 +276,35 @@ def _incomplete(path: Path, incomplete: Any) -> list[Problem]:
     return [Problem(str(path), what, "its figures are of other samples than the published ones")]
 
 
+def limit_of(described: dict[str, Any]) -> int | None:
+    """How many images a result of a sample was asked for (`--limit`); None for one of all."""
+    said = described.get("limit")
+    asked = said.get("asked") if isinstance(said, dict) else None
+    return asked if type(asked) is int and asked > 0 else None
+
+
+def _sample(path: Path, described: dict[str, Any]) -> list[Problem]:
+    if "limit" not in described:
+        return []
+    if limit_of(described) is None:
+        return [
+            Problem(f"{path}: limit", f"is {shown(described['limit'])}", "evaluate again to know of how many images")
+        ]
+    said = described["limit"]
+    what = f"was evaluated on a sample of {shown(said.get('images'))} of {shown(said.get('of'))} images"
+    return [Problem(str(path), what, "its figures stand in a row of their own; leave --limit out for the whole")]
+
+
+def _trained(path: Path, trained: Any) -> tuple[tuple[str, str] | None, list[Problem]]:
+    if trained is None:
+        return None, []
+    told = [trained.get(key) for key in ("began", "data")] if isinstance(trained, dict) else [None]
+    if not all(isinstance(text, str) and len(text) <= NAME_LIMIT for text in told):
+        what = f"is {shown(trained)}, and not what the checkpoint began from and was trained on"
+        return None, [Problem(f"{path}: trained", what, "evaluate again, or say it with --fine-tuned")]
+    return tuple(told), []
+
+
 def _gallery(path: Path, named: Any) -> Path | None:
     """The page that the result names or, by its name, the page beside it."""
     pages = (beside(path, name) for name in (named, f"{path.stem}.html", f"{path.stem}_gallery.html"))
@@ -247,8 +314,10 @@ def _gallery(path: Path, named: Any) -> Path | None:
 def _facts(described: dict[str, Any]) -> dict[str, Any]:
     """What else is short: texts and numbers, and the versions of packages."""
     facts: dict[str, Any] = {"spelling": described["dataset"]}
+    if "limit" in described:
+        facts["limit"] = limit_of(described) or "unknown"
     for key, value in described.items():
-        if key not in _KNOWN | {"spelling"} and _plain(value) and len(facts) < FACTS:
+        if key not in _KNOWN | {"spelling", "limit"} and _plain(value) and len(facts) < FACTS:
             facts[_short(key)] = fact(value)
     return {**facts, **versions_of(described)}
 

@@ -19,15 +19,14 @@ from zhclip_openclip.metrics import per_query, per_sample
 from zhclip_openclip.metrics._npz import OutcomeError, require, text_of
 from zhclip_openclip.metrics.recall import DIRECTIONS
 from zhclip_openclip.prompts import editions, languages, registry
-from zhclip_openclip.prompts._errors import PromptError
-from zhclip_openclip.report import _names, statistics
+from zhclip_openclip.report import _names, fine_tuned, same_set, statistics
 from zhclip_openclip.report._model import Problem, Run
-from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, named, read_result, versions_of
+from zhclip_openclip.report.result_json import Result, Unusable, beside, fact, is_probe, named, read_result, versions_of
 from zhclip_openclip.report.statistics import Labels, Outcomes, Ranks, Scores
 from zhclip_openclip.towers import text_handling
 
 _CHINESE = (languages.SIMPLIFIED, languages.TRADITIONAL)
-CLASSIFICATION, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"
+CLASSIFICATION, RETRIEVAL, PROBE = "zeroshot_classification", "zeroshot_retrieval", "linear_probe"
 #: Two values of one metric are the same up to here: clip_benchmark rounds recall to float32, the others differ in the
 #: order of a sum.
 SAME = 1e-6
@@ -42,19 +41,35 @@ class Results:
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_results(paths: Iterable[str | os.PathLike[str]], links_from: str | os.PathLike[str] | None = None) -> Results:
+def read_results(
+    paths: Iterable[str | os.PathLike[str]],
+    links_from: str | os.PathLike[str] | None = None,
+    fine_tuned_ones: Iterable[str] = (),
+) -> Results:
     """All results in the files and folders (with the folders below, hidden ones left out), in the order of their paths.
 
-    links_from: the folder that links to galleries start from; by default the current one.
+    links_from: the folder that links to galleries start from; by default the current one. fine_tuned_ones: what is said
+    of checkpoints; see `fine_tuned.parse`.
+
+    Raises ZhclipError: `fine_tuned_ones` of another form.
     """
     results = Results()
     for path in _files(paths, results.problems):
         with _noting(results.problems, path):
             result = read_result(path)
             run, outcomes, problems = _run(result, Path(links_from or "."))
+            if (wrong := same_set.wrong_set(run, outcomes)) is not None:
+                results.problems.append(wrong)
+                continue
             results.problems += problems
             results.runs.append(run)
             results.outcomes.append(outcomes)
+    for run, problem in same_set.same_data(zip(results.runs, results.outcomes, strict=True)):
+        place = results.runs.index(run)
+        del results.runs[place], results.outcomes[place]
+        results.problems.append(problem)
+    results.runs, untold = fine_tuned.tell(results.runs, fine_tuned_ones)
+    results.problems += untold
     return results
 
 
@@ -110,6 +125,7 @@ def _run(result: Result, links_from: Path) -> tuple[Run, Outcomes | None, list[P
         gallery=result.gallery and Path(os.path.relpath(result.gallery, links_from)).as_posix(),
         foreign=families.find(model) is None and not result.made_here,
         facts=result.facts,
+        trained=result.trained and fine_tuned.trained(*result.trained),
     )
     problems = [*result.problems, *_misspelt(result.path, model, dataset)]
     try:
@@ -122,6 +138,8 @@ def _run(result: Result, links_from: Path) -> tuple[Run, Outcomes | None, list[P
 def _task(result: Result, dataset: str) -> str:
     if result.task not in ("", "auto"):
         return result.task
+    if is_probe(result.task, result.metrics):
+        return PROBE
     recall = _names.is_retrieval(dataset) or any(map(_names.RECALL.fullmatch, result.metrics))
     return RETRIEVAL if recall else CLASSIFICATION
 
@@ -143,10 +161,15 @@ def _misspelt(path: Path, model: str, dataset: str) -> list[Problem]:
     problems = []
     for what, name, ours, known in (
         ("model", model, families.find(model) is not None, families.all_names()),
-        ("dataset", dataset, _names.is_known_dataset(dataset), _names.known_datasets()),
+        (
+            "dataset",
+            dataset,
+            _names.is_known_dataset(dataset) or dataset in _names.layout()["chinese"],
+            _names.known_datasets(),
+        ),
     ):
         way_out = _names.suggest(name, known, cutoff=0.9)
-        if not ours and way_out.startswith("did you mean"):
+        if not ours and not name.startswith("own/") and way_out.startswith("did you mean"):
             problems.append(Problem(f"{path}: {what}", f"{name!r} is none that is known here", way_out))
     return problems
 
@@ -245,18 +268,28 @@ def is_checkpoint_file(pretrained: str) -> bool:
 def variant(run: Run) -> tuple[str, ...]:
     """What else tells a run from the one that published figures are compared with: another language than Chinese,
     another template set than `zh`, an older version of our prompts, Chinese-CLIP's copy of a data set, another split
-    than the one that is scored, open_clip's handling of the text where the model's authors have another."""
+    than the one that is scored, a sample in place of the whole, open_clip's handling of the text where the model's
+    authors have another. Of a linear probe how it was trained, and nothing of prompts, which it has none of."""
     from zhclip_openclip.datasets import retrieval
 
     parts = []
-    if _names.is_retrieval(run.dataset):
+    own = run.dataset.startswith("own/")
+    if run.task == PROBE:
+        split, parts = "test", _trained(run.facts)
+        if own:
+            split = run.facts.get("split")
+    elif own and run.task == RETRIEVAL:
+        split = run.facts.get("split")  # its captions are what they are
+    elif _names.is_retrieval(run.dataset):
         split = retrieval.default_split(run.dataset)  # its captions are Chinese, whatever --language said
     else:
-        split, expected = "test", languages.SIMPLIFIED if _names.is_known_dataset(run.dataset) else "en"
-        if (language := _language(run.language)) not in (expected, ""):
+        chinese = own or _names.is_known_dataset(run.dataset) or run.dataset in _names.layout()["chinese"]
+        split, expected = "test", languages.SIMPLIFIED if chinese else "en"
+        if (language := _names.language(run.language)) not in (expected, ""):
             parts.append(language)
     elevater = str(run.facts.get("spelling", "")).removeprefix("wds/").startswith(registry.ELEVATER)
-    if run.templates not in ("", "cn_clip" if elevater else "zh"):  # their defaults
+    defaults = ("cn_clip",) if elevater else ("zh", "clip_benchmark en") if own else ("zh",)
+    if run.task != PROBE and run.templates not in ("", *defaults):
         parts.append(f"templates {Path(run.templates).name}")
     if version := older_version(run):
         parts.append(f"prompts version {version}")
@@ -264,7 +297,9 @@ def variant(run: Run) -> tuple[str, ...]:
         parts.append("elevater")
     if run.facts.get("split") not in (None, split):
         parts.append(f"split {run.facts['split']}")
-    if (handling := handling_of(run)) == text_handling.HOST:
+    if "limit" in run.facts:
+        parts.append(f"sample of {run.facts['limit']}")
+    if run.task != PROBE and (handling := handling_of(run)) == text_handling.HOST:
         parts.append(f"text handling {handling}")
     return tuple(parts)
 
@@ -278,21 +313,33 @@ def handling_of(run: Run) -> str:
     if families.find(run.model) is not None or text_handling.of_authors(run.model) is None:
         # A name may say nothing of a model of the hub, whose tokenizer did.
         return told if told == text_handling.AUTHORS else ""
-    chinese = _names.is_retrieval(run.dataset) or _language(run.language) in _CHINESE
+    chinese = _names.is_retrieval(run.dataset) or _names.language(run.language) in _CHINESE
     return (told or text_handling.HOST) if chinese or told else ""
 
 
+def _trained(facts: dict[str, Any]) -> list[str]:
+    """What tells a linear probe from one of all images of the split `train` by logistic regression."""
+    parts = []
+    shots, seeds = facts.get("fewshot_k"), facts.get("seeds", 1)
+    if type(shots) is int and shots > 0:
+        parts.append(f"{shots} shot{'s' if shots > 1 else ''}")
+    if type(seeds) is int and seeds > 1:
+        parts.append(f"{seeds} seeds")
+    if facts.get("probe") != "logistic":
+        parts.append({"adamw": "AdamW"}.get(facts.get("probe"), str(facts.get("probe"))))
+    if facts.get("train_split") not in (None, "train"):
+        parts.append(f"trained on {facts['train_split']}")
+    if facts.get("loaded"):
+        parts.append(f"probe {facts['loaded']}")
+    return parts
+
+
 def older_version(run: Run) -> int | None:
-    """The version of its prompts; None for the newest, and where nothing of them is ours."""
+    """The version of its prompts; None for the newest, where nothing of them is ours, and of a linear probe."""
+    if run.task == PROBE:
+        return None
     made = editions.made_with(run.dataset, run.templates, run.facts)
     return made.version if made and made.version != made.newest else None
-
-
-def _language(language: str) -> str:
-    try:
-        return languages.normalise(language) if language else ""
-    except PromptError:
-        return language
 
 
 def without_duplicates(results: Results) -> tuple[list[tuple[int, str]], list[Problem]]:

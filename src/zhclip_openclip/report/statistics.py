@@ -104,11 +104,11 @@ def hits(outcomes: Outcomes, metric: str) -> Hits | None:
         points = sum(((ranks >= 1) & (ranks <= k)).astype(np.int8) for k in MEAN_RECALL_KS)
         return Hits(points, len(MEAN_RECALL_KS))
     if isinstance(outcomes, Labels):
-        if metric == "acc1":
+        if (name := metric.removeprefix(_names.PROBE_PREFIX)) == "acc1":
             return Hits((outcomes.top[:, 0] == outcomes.target).astype(np.int8))
-        if metric == "acc5" and outcomes.classes >= 5:
+        if name == "acc5" and outcomes.classes >= 5:
             return Hits((outcomes.top == outcomes.target[:, None]).any(axis=1).astype(np.int8))
-        if metric in ("mean_per_class_recall", "mean_per_class_accuracy"):
+        if name in ("mean_per_class_recall", "mean_per_class_accuracy"):
             return Hits((outcomes.predicted == outcomes.target).astype(np.int8), group=outcomes.target)
     return None
 

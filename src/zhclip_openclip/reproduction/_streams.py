@@ -52,7 +52,9 @@ class Streams:
     def __enter__(self) -> Streams:
         loggers = [logging.root, *logging.root.manager.loggerDict.values()]
         for handler in [one for logger in loggers for one in getattr(logger, "handlers", ())]:
-            if isinstance(handler, logging.StreamHandler) and handler.stream in self._originals:
+            # One whose stream is a property, as logging.lastResort, asks for sys.stderr anew each time.
+            follows = isinstance(getattr(type(handler), "stream", None), property)
+            if isinstance(handler, logging.StreamHandler) and not follows and handler.stream in self._originals:
                 self._handlers.append((handler, handler.stream))
                 handler.setStream(self._ours[self._originals.index(handler.stream)])
         sys.stdout, sys.stderr = self._ours

@@ -64,6 +64,8 @@ class Cell:
             parts.append(self.templates if named else f"{given.stem}-{_short(str(given.expanduser().resolve()))}")
         if self.text_handling == HOST:
             parts.append(f"text-{HOST}")
+        if self.options.limit is not None:
+            parts.append(f"limit-{self.options.limit}")
         name = re.sub(r"[^\w.@+-]", "-", "_".join(parts))
         if len(name.encode("utf-8")) <= _NAME_BYTES:
             return name
@@ -81,6 +83,11 @@ class Cell:
     def text_handling(self) -> str | None:
         """How Chinese text reaches the model, one of `text_handling.CHOICES`; None where there is one way alone."""
         return self.options.text_handling if self.weights.has_two_handlings else None
+
+    @property
+    def images(self) -> int:
+        """To encode, of data that are at hand."""
+        return min(self.data.images, self.options.limit or self.data.images)
 
     def identity(self) -> dict[str, Any]:
         """What makes a result the result of this cell, but for `contents`; the same words give the same numbers."""
@@ -102,6 +109,7 @@ class Cell:
             "amp": self.options.amp,
             "skip_bad_images": self.options.skip_bad_images,
             "text_handling": self.text_handling,
+            "limit": self.options.limit,
         }
 
     def contents(self) -> dict[str, Content | None]:
@@ -119,6 +127,8 @@ class Cell:
 
         images: how many an evaluation has met; by default what the plan knows.
         """
+        if images is not None and self.options.limit is not None:
+            return ""  # of a sample it is known
         expected = getattr(self.data, "expected", None)
         images = getattr(self.data, "images", None) if images is None else images
         if not expected or images is None or images == expected:
@@ -129,7 +139,8 @@ class Cell:
 @dataclass(frozen=True)
 class Options:
     """What an evaluation is run with. workers: processes that read images; None for as many as make sense.
-    text_handling: of models that are not ours, as `towers.text_handling` has it."""
+    text_handling: of models that are not ours, as `towers.text_handling` has it. limit: of a sample of so many images;
+    None for the whole."""
 
     batch_size: int = 64
     workers: int | None = None
@@ -137,6 +148,7 @@ class Options:
     skip_bad_images: bool = False
     galleries: bool = True
     text_handling: str = AUTHORS
+    limit: int | None = None
 
 
 @dataclass
@@ -245,7 +257,8 @@ def make_plan(
     if not template_sets.is_ours(template_set):
         find_file(template_set, "--templates")
     weights = read_models(models)
-    chosen = list({entry.name: entry for entry in map(at_hand.find_entry, datasets or at_hand.of_tables())}.values())
+    asked = [at_hand.find_entry(name, data_root) for name in datasets or at_hand.of_tables()]
+    chosen = list({entry.name: entry for entry in asked}.values())
     cells = []
     found: dict[tuple[str, str], at_hand.Found | at_hand.Missing] = {}
     for one in weights:
@@ -307,7 +320,7 @@ def _time(plan: Plan) -> None:
     for cell in plan.of("run"):
         model, data = cell.weights.model, cell.data
         shared = cell.weights.image_source or cell.weights.title, cell.data.spelling
-        images = 0 if shared in passed else data.images
+        images = 0 if shared in passed else cell.images
         passed.add(shared)
         operations = images * _cost.image_operations(model) + data.texts * _cost.text_operations(model)
         cell.seconds = plan.machine.seconds(operations, images)

@@ -23,6 +23,7 @@ from zhclip_openclip import _workplace
 from zhclip_openclip._errors import CheckpointError, ZhclipError, one_line
 from zhclip_openclip._reading import read_json, reading
 from zhclip_openclip.datasets.at_hand import Found
+from zhclip_openclip.datasets.own_at_hand import template_file
 from zhclip_openclip.reproduction._streams import Streams
 from zhclip_openclip.reproduction.finished import state_of
 from zhclip_openclip.reproduction.plan import Cell, Plan, workers_for
@@ -178,8 +179,10 @@ def arguments(cell: Cell, made: Path) -> list[str]:
         words += ["--dataset_root", _no_template(cell.data.root)]
     words += ["--language", cell.entry.language, "--output", _no_template(made)]
     words += ["--batch_size", str(options.batch_size), "--num_workers", str(workers_for(cell))]
-    if cell.templates:
-        words += ["--custom_template_file", cell.templates]
+    if chosen := template_file(cell.entry.name, cell.templates):
+        words += ["--custom_template_file", chosen]
+    if options.limit is not None:
+        words += ["--limit", str(options.limit)]
     if not options.amp:
         words.append("--no_amp")
     if options.skip_bad_images:
@@ -226,7 +229,7 @@ def _complete(cell: Cell, made: Path) -> str:
         raise ZhclipError(f"clip_benchmark wrote no result for {cell.title}; its log says why")
     result = read_json(made)
     result["cell"] = cell.described()
-    if cell.data.fingerprint:
+    if cell.data.fingerprint and cell.options.limit is None:
         result.setdefault("fingerprint", cell.data.fingerprint)
     result["device"] = _device()
     notes = []

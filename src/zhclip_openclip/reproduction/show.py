@@ -31,7 +31,7 @@ def show(plan: Plan, console: Console) -> None:
         f"\n[bold]{cells(count['run'])} to run[/], {count['finished']} finished, {count['missing']} without data"
     )
     if count["run"]:
-        images = sum(cell.data.images for cell in plan.of("run"))
+        images = sum(cell.images for cell in plan.of("run"))
         fetch = sum(weights.bytes for weights in plan.to_fetch) / 1e9
         machine = plan.machine
         measured = f", measured: {machine.rate / 1e9:,.0f} GFLOP/s on {literal(machine.device)}" if machine else ""
@@ -122,7 +122,8 @@ def _show_table(plan: Plan, console: Console, columns: list[tuple[str, tuple[str
 def _read_as(found: Found) -> str:
     """`elevater/cifar-10` says it all; of `muge` the layout is worth saying."""
     spelling, layout = literal(found.spelling), literal(found.layout)
-    return spelling if "/" in spelling else f"{spelling}[dim], {layout}[/]"
+    named = "/" in spelling and not spelling.startswith("own/")
+    return spelling if named else f"{spelling}[dim], {layout}[/]"
 
 
 def _show_missing(plan: Plan, console: Console) -> None:

@@ -16,6 +16,17 @@ from zhclip_openclip._errors import CheckpointError
 VOCABULARY = {
     "BertTokenizerFast": ("vocab.txt", "tokenizer.json"),
     "XLMRobertaTokenizerFast": ("tokenizer.json", "sentencepiece.bpe.model"),
+    "GLMChineseTokenizer": ("sp.model",),
+    "PreTrainedTokenizerFast": ("tokenizer.json",),  # which decides everything: Gemma's, for one
+    "SiglipTokenizer": ("spiece.model",),
+}
+#: Tokens without which a vocabulary is none for a class; of those that are not named, the last.
+SPECIAL = {
+    **dict.fromkeys(
+        ("BertTokenizerFast", "XLMRobertaTokenizerFast", "GLMChineseTokenizer"),
+        ("pad_token", "unk_token", "cls_token", "sep_token"),
+    ),
+    "": ("pad_token", "unk_token", "eos_token"),
 }
 #: Files that say more about a tokenizer, fetched where they exist.
 EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -82,14 +93,16 @@ def _check_words(path: Path, kind: str) -> None:
 def unreadable(folder: Path, names: tuple[str, ...], cause: Exception) -> CheckpointError:
     """The error for files that are what they should be and that the libraries cannot read all the same."""
     path = vocabulary(folder, names)
-    if path.suffix == ".model":
+    if path.name in ("sentencepiece.bpe.model", "spiece.model"):
         # transformers reads sentencepiece's own format with these two, and without them asks for a third.
         absent = [name for name in ("sentencepiece", "google.protobuf") if not is_installed(name)]
         if absent:
             return CheckpointError(
-                f"the tokenizer in {folder} cannot be loaded: there is no tokenizer.json, and its "
-                "sentencepiece.bpe.model needs two more packages: pip install sentencepiece protobuf"
+                f"the tokenizer in {folder} cannot be loaded: there is no tokenizer.json that would do, and its "
+                f"{path.name} needs two more packages: pip install sentencepiece protobuf"
             )
+    if path.name == "sp.model":
+        return CheckpointError(f"{path}: {_reading.reason_of(cause)}; no model of sentencepiece's: fetch it again")
     import tokenizers
 
     return CheckpointError(

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 #: (https://github.com/openai/CLIP, clip/simple_tokenizer.py), BERT's stand in all of Google's vocabularies.
 _CLIP = (49406, 49407, "CLIP's own, as open_clip.tokenize gives them")
 _BERT = (101, 102, "BERT's")
-_FOREIGN = {"bert": (_CLIP,), "roberta": (_CLIP, _BERT), "xlm-roberta": (_CLIP, _BERT)}
+_FOREIGN = {"bert": (_CLIP,), **dict.fromkeys(("roberta", "xlm-roberta", "beit3"), (_CLIP, _BERT))}
 
 
 class ChineseTextEncoder(hf_model.HFTextEncoder):
@@ -85,7 +85,7 @@ class ChineseTextEncoder(hf_model.HFTextEncoder):
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
             self._refuse_foreign(x)
             if not self.output_tokens:
-                x = trim(x, self.config.pad_token_id)
+                x = self.trim(x)
         # open_clip's fp16 and bf16 convert linear layers and leave embeddings and norms in fp32, which its own towers
         # reckon with and those of transformers do not.
         weights = self.transformer.encoder.layer[0].output.dense.weight
@@ -93,6 +93,10 @@ class ChineseTextEncoder(hf_model.HFTextEncoder):
             with torch.autocast(weights.device.type, dtype=weights.dtype):
                 return super().forward(x)
         return super().forward(x)
+
+    def trim(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` (batch, length) without the columns on the right that change no feature."""
+        return trim(x, self.config.pad_token_id)
 
     def _refuse_foreign(self, x: torch.Tensor) -> None:
         """An error for ids outside the vocabulary, which on a GPU would end the process, and for those of a tokenizer

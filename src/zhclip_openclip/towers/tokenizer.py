@@ -18,6 +18,7 @@ from zhclip_openclip.checkpoints._place import Repository
 from zhclip_openclip.families import Family, Model
 from zhclip_openclip.towers import _tokenizer_files, text_configs
 from zhclip_openclip.towers._tokenizer_files import EXTRA, VOCABULARY
+from zhclip_openclip.towers.glm_tokenizer import GLMChineseTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class ChineseTokenizer(HFTokenizer):
     `pad_token_id`, `sot_token_id` and `eot_token_id` (the first and the last id of a text), `vocab_size`.
 
     longest: the largest `context_length` that the model has positions for; None where that is not known.
+    only: whether it takes no other.
     """
 
     def __init__(
@@ -42,14 +44,15 @@ class ChineseTokenizer(HFTokenizer):
         normalise: Callable[[str], str] | None = None,
         max_input_chars_per_word: int | None = None,
         longest: int | None = None,
+        only: bool = False,
         **kwargs,
     ):
         self.tokenizer_mode = ""
         self.context_length = context_length
-        self.longest = longest
+        self.longest, self.only = longest, only
         self.clean_fn = normalise or _as_it_is
         self.strip_sep_token = False
-        self.tokenizer = getattr(transformers, tokenizer_class).from_pretrained(folder, **kwargs)
+        self.tokenizer = _class(tokenizer_class).from_pretrained(folder, **kwargs)
         self.tokenizer.padding_side = "right"  # a tokenizer_config.json may say otherwise; the towers reckon with it
         if max_input_chars_per_word is not None:  # WordPiece's limit, which the class takes no argument for
             self.tokenizer.backend_tokenizer.model.max_input_chars_per_word = max_input_chars_per_word
@@ -61,7 +64,8 @@ class ChineseTokenizer(HFTokenizer):
     def __call__(
         self, texts: str | Sequence[str], context_length: int | None = None, pad: bool = True
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Token ids of a text or a sequence of texts; what is too long is cut before its last token.
+        """Token ids of a text or a sequence of texts; what is too long is cut before its last token
+        (M2-Encoder's after its first).
 
         context_length: that of the tokenizer if None.
         pad: whether all have that length.
@@ -70,7 +74,7 @@ class ChineseTokenizer(HFTokenizer):
         Raises CheckpointError: the model has no positions for that many tokens.
         """
         length = context_length or self.context_length
-        text_configs.check_positions(length, self.longest)
+        text_configs.check_positions(length, self.longest, only=self.only)
         cleaned = [self.clean_fn(text) for text in ([texts] if isinstance(texts, str) else texts)]
         if not cleaned:
             return torch.zeros(0, length, dtype=torch.long) if pad else []
@@ -83,6 +87,14 @@ class ChineseTokenizer(HFTokenizer):
             return_attention_mask=False,
         )["input_ids"]
         return torch.tensor(ids) if pad else [torch.tensor(of_one) for of_one in ids]
+
+
+#: Tokenizers of our own, by the name that a family gives; all others are transformers'.
+_OWN = {GLMChineseTokenizer.__name__: GLMChineseTokenizer}
+
+
+def _class(name: str) -> type:
+    return _OWN.get(name) or getattr(transformers, name)
 
 
 def _as_it_is(text: str) -> str:
@@ -112,7 +124,8 @@ def build(
     length = context_length or model.config()["text_cfg"].get("context_length", 77)
     config = text_configs.of(model)
     longest = text_configs.positions(config) if config else None
-    text_configs.check_positions(length, longest, model.name)
+    only = text_configs.only(config)
+    text_configs.check_positions(length, longest, model.name, only)
     folder = find(family, model, near, cache_dir)
     tokenizer_class = model.tokenizer or family.tokenizer
     names = VOCABULARY[tokenizer_class]
@@ -123,23 +136,27 @@ def build(
         lower = told.get("do_lower_case")
         options.setdefault("do_lower_case", True if lower is None else lower)
     try:
-        tokenizer = ChineseTokenizer(folder, tokenizer_class, length, family.normalise, longest=longest, **options)
+        tokenizer = ChineseTokenizer(
+            folder, tokenizer_class, length, family.normalise, longest=longest, only=only, **options
+        )
+    except CheckpointError:
+        raise
     except Exception as error:  # tokenizers raises Exception itself, and what its parsers raise
         raise _tokenizer_files.unreadable(folder, names, error) from error
-    _check_vocabulary(tokenizer, _tokenizer_files.vocabulary(folder, names), model, config)
+    special = _tokenizer_files.SPECIAL.get(tokenizer_class, _tokenizer_files.SPECIAL[""])
+    _check_vocabulary(tokenizer, _tokenizer_files.vocabulary(folder, names), model, config, special)
     return tokenizer
 
 
-def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, config) -> None:
+def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, config, names: Sequence[str]) -> None:
     """An error where the ids cannot be the model's: special tokens that had to be added, another padding. A warning
     where the number of tokens is another.
 
-    config: the text tower's, None where it is not known.
+    config: the text tower's, None where it is not known. names: of the special tokens that it has to hold.
     """
     hf = tokenizer.tokenizer
-    known = hf.backend_tokenizer.model.token_to_id
-    special = {name: getattr(hf, name) for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
-    absent = [token or f"a {name}" for name, token in special.items() if not token or known(token) is None]
+    special = {name: getattr(hf, name) for name in names}
+    absent = [token or f"a {name}" for name, token in special.items() if not token or not _holds(hf, token)]
     if absent:
         raise CheckpointError(f"{path} does not hold {' and '.join(absent)}: it is no vocabulary of {model.name}")
     if config is None:
@@ -149,6 +166,12 @@ def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, con
             f"{path} pads with id {tokenizer.pad_token_id} ({hf.pad_token}) and {model.name} with "
             f"{config.pad_token_id}: it is the vocabulary of another model"
         )
+    end = getattr(config, "eos_token_id", None) if isinstance(config, text_configs.OpenClipText) else None
+    if end not in (None, tokenizer.eot_token_id):
+        raise CheckpointError(
+            f"{path} ends a text with id {tokenizer.eot_token_id} ({hf.eos_token}), and {model.name} takes a text's "
+            f"features from {end}: it is the vocabulary of another model"
+        )
     # One in a hundred more or less are words that stand there twice, or tokens that were added.
     if abs(tokenizer.vocab_size - config.vocab_size) > config.vocab_size // 100:
         warnings.warn(
@@ -156,6 +179,15 @@ def _check_vocabulary(tokenizer: ChineseTokenizer, path: Path, model: Model, con
             "of another model, whose ids mean other words",
             stacklevel=4,
         )
+
+
+def _holds(hf, token: str) -> bool:
+    """Whether the vocabulary itself has a token; transformers adds the special ones that it lacks."""
+    if type(hf) in _OWN.values():
+        return hf.token_to_id(token) is not None
+    if hasattr(hf, "sp_model"):  # sentencepiece's, which gives the unknown token's id for what it lacks
+        return hf.sp_model.id_to_piece(hf.sp_model.piece_to_id(token)) == token
+    return hf.backend_tokenizer.model.token_to_id(token) is not None
 
 
 def find(family: Family, model: Model, near: str | Path | Repository | None = None, cache_dir=None) -> Path:
@@ -178,13 +210,15 @@ def find(family: Family, model: Model, near: str | Path | Repository | None = No
             return folder
     if family.tokenizer_path is not None:
         return family.tokenizer_path
-    repos = list(dict.fromkeys([*(tag.repo for tag in model.tags.values() if tag.repo), *family.tokenizer_repos]))
+    published = [tag.repo for tag in model.tags.values() if tag.repo]
+    repos = list(dict.fromkeys([*published, *(model.tokenizer_repos or family.tokenizer_repos)]))
     for repo in repos:  # what is here already comes before any download
         hit = _files.cached(repo, names, cache_dir)
         if hit is not None:
             return hit.parent
     first: DownloadError | None = None
-    for repo in repos:
+    elsewhere = {tag.repo for tag in model.tags.values() if tag.host}
+    for repo in (repo for repo in repos if repo not in elsewhere):
         try:
             vocabulary = _files.fetch(repo, names, cache_dir)
             for extra in EXTRA:

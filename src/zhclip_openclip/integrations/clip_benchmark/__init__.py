@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 
 from zhclip_openclip.integrations._patching import Patch, apply
-from zhclip_openclip.integrations.clip_benchmark import command_line, datasets, metrics, models
+from zhclip_openclip.integrations.clip_benchmark import command_line, datasets, metrics, models, probing
 from zhclip_openclip.integrations.clip_benchmark.datasets import RETRIEVAL
 from zhclip_openclip.integrations.clip_benchmark.models import COMPARISON
 
@@ -80,6 +80,15 @@ RETRIEVAL_METRICS = [
         "for Chinese retrieval sets: several right images a text, top-k over blocks, results for each query",
     )
 ]
+LINEAR_PROBE = [
+    Patch(
+        "clip_benchmark.metrics.linear_probe",
+        "evaluate",
+        probing.evaluate_probe,
+        "for our models, data sets and options: classifiers of ours, on features that a cache knows by content; "
+        "clip_benchmark's own protocol on a CPU, where it refuses to run",
+    )
+]
 CLI = [
     Patch(
         "clip_benchmark.cli",
@@ -126,6 +135,10 @@ def hook_zeroshot_classification(module) -> None:
 
 def hook_zeroshot_retrieval(module) -> None:
     apply(RETRIEVAL_METRICS, "clip_benchmark.metrics.zeroshot_retrieval")
+
+
+def hook_linear_probe(module) -> None:
+    apply(LINEAR_PROBE, "clip_benchmark.metrics.linear_probe")
 
 
 def hook_nllb(module) -> None:

@@ -12,21 +12,22 @@ from collections.abc import Iterable
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.checkpoints import _open_clip_models
 from zhclip_openclip.checkpoints._open_clip_models import closest
-from zhclip_openclip.datasets import at_hand, chinese_captions, retrieval
+from zhclip_openclip.datasets import at_hand, chinese_captions, own, retrieval
 from zhclip_openclip.families import all_names, find
 from zhclip_openclip.prompts import languages, registry
 from zhclip_openclip.prompts._errors import PromptError
 from zhclip_openclip.towers import text_handling
 
 #: What stands before a name of clip_benchmark's, or of somebody's repository: the rest may be anything.
-_FORMATS = ("wds/", "vtab/", "tfds/", "elevater/", "sugar_crepe/", "babel_imagenet")
+_FORMATS = ("wds/", "vtab/", "tfds/", "elevater/", "sugar_crepe/", "babel_imagenet", own.PREFIX)
 
 
 def concerns_us(args, taken) -> bool:
-    """Whether an evaluation has a model, a data set or a language of ours, or the option that is for other models; any
-    other is clip_benchmark's alone. taken: our options."""
-    ours = is_our_model(args) or _is_our_dataset(args.dataset) or taken.text_handling is not None
-    return ours or is_chinese(args.dataset, args.language)
+    """Whether an evaluation has a model, a data set or a language of ours, or an option of ours that is for others too;
+    any other is clip_benchmark's alone. taken: our options."""
+    ours = is_our_model(args) or _is_our_dataset(args.dataset)
+    asked = taken.text_handling is not None or taken.limit is not None  # a sample is our doing
+    return ours or asked or is_chinese(args.dataset, args.language)
 
 
 def is_our_model(args) -> bool:
@@ -35,7 +36,7 @@ def is_our_model(args) -> bool:
 
 
 def _is_our_dataset(name: str) -> bool:
-    return name == "digits" or name.startswith(registry.ELEVATER) or is_our_retrieval(name)
+    return name == "digits" or name.startswith(registry.ELEVATER) or is_our_retrieval(name) or own.is_own(name)
 
 
 def is_our_retrieval(name: str) -> bool:
@@ -88,30 +89,44 @@ def fill_in(template: str, option: str, **given: str) -> str:
         ) from error
 
 
-def _task(args) -> None:
-    kind = _kind(args.dataset)
-    task, model = args.task, args.model
-    if task == "captioning" and is_our_model(args):
+def captioning(args) -> None:
+    """Raises ZhclipError: --task captioning with a model that writes no captions."""
+    if args.task != "captioning" or getattr(args, "model_type", "open_clip") != "open_clip":
+        return
+    import open_clip
+
+    config = open_clip.get_model_config(args.model.replace("/", "-"))
+    if is_our_model(args) or (config is not None and "multimodal_cfg" not in config):
         raise ZhclipError(
-            f"--task captioning: {model} compares texts with images and writes none; take a model that does, for "
+            f"--task captioning: {args.model} compares texts with images and writes none; take a model that does, for "
             "example coca_ViT-L-14"
         )
-    if task == "linear_probe" and (kind == "zeroshot_classification" or kind is None):
-        import torch
 
-        if not torch.cuda.is_available():
-            raise ZhclipError("--task linear_probe: clip_benchmark's needs a CUDA device, and there is none here")
+
+def _task(args) -> None:
+    kind = _kind(args)
+    task = args.task
+    if task == "captioning" and kind == "zeroshot_retrieval":
+        return
+    if task == "linear_probe" and (kind == "zeroshot_classification" or kind is None):
         return
     if task != "auto" and kind is not None and task != kind:
         raise ZhclipError(f"--task {task}: {args.dataset} is a data set for {kind}; leave --task out")
 
 
-def _kind(dataset: str) -> str | None:
+def _kind(args) -> str | None:
     """The task of a data set, where it is known."""
+    dataset = args.dataset
+    if getattr(args, "zhclip_own", None) is not None:
+        return args.zhclip_own.task
     if is_our_retrieval(dataset) or dataset in chinese_captions.LANGUAGES:
         return "zeroshot_retrieval"
     if dataset == "digits" or dataset.startswith(registry.ELEVATER) or registry.find(dataset) is not None:
         return "zeroshot_classification"
+    if dataset in _hosts_datasets():
+        from clip_benchmark.datasets.builder import get_dataset_default_task
+
+        return get_dataset_default_task(dataset)
     return None
 
 
@@ -175,13 +190,16 @@ def _tag(name: str, tag: str) -> None:
 
 
 def _dataset(name: str, asked: bool, collections: Iterable[str]) -> None:
+    if own.is_own(name):
+        own.check_name(name)
     hosts = _hosts_datasets()
     if not hosts or name in hosts or name.startswith(_FORMATS) or _is_our_dataset(name):
         return
     ours = ["digits", *retrieval.DATASETS]
     close = closest(name, [*ours, *at_hand.entries(), *registry.all_datasets(), *collections, *_names_in(hosts)])
     if asked or any(one in ours for one in close):
-        raise ZhclipError(f"{name} is a data set neither of clip_benchmark nor of this package{_hint(close)}")
+        hint = _hint(close) or f"; pictures of your own are {own.PREFIX}NAME"
+        raise ZhclipError(f"{name} is a data set neither of clip_benchmark nor of this package{hint}")
 
 
 def _hosts_datasets() -> set[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+from pathlib import Path
 
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError, one_line
 from zhclip_openclip._reading import debug
-from zhclip_openclip.datasets import chinese_captions
+from zhclip_openclip.checkpoints.training_run import training_run
+from zhclip_openclip.datasets import chinese_captions, own
 from zhclip_openclip.families import find
-from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options
+from zhclip_openclip.integrations.clip_benchmark import checks, datasets, options, probing
 from zhclip_openclip.integrations.clip_benchmark.evaluation import Evaluation, Output, running, say
 from zhclip_openclip.integrations.clip_benchmark.models import DEFAULT_PRETRAINED, default_tag
 from zhclip_openclip.integrations.clip_benchmark.result_file import (
@@ -111,13 +113,17 @@ def run(original):
     """What stands for `clip_benchmark.cli.run`."""
 
     def run(args):
+        checks.captioning(args)
         taken = getattr(args, "zhclip", None) or options.defaults()
-        ours = checks.concerns_us(args, taken)
+        ours = checks.concerns_us(args, taken) or bool(probing.asked(taken))
         if ours:
             _prepare(args, taken)
             checks.words(args)
+            probing.words(args, taken)
         args.output = Output(args.output)
         current = Evaluation(args, taken, args.output)
+        if ours and args.task == probing.TASK:
+            current.proportion, args.val_proportion = args.val_proportion, None
         settings = {"compile": taken.compile, "quiet": not args.verbose}
         try:
             with running(current), features.using(**settings), contextlib.ExitStack() as stack:
@@ -145,6 +151,12 @@ def _prepare(args, taken) -> None:
             args.split = default_split(name)
         if list(args.recall_k) == _DEFAULT_RECALL_K and not options.given("--recall_k"):
             args.recall_k = list(DEFAULT_KS)
+    if own.is_own(args.dataset) and not args.dataset.startswith("wds/"):
+        _recognise(args, taken)
+    elif own.is_own(args.dataset) and args.task == "auto" and datasets.is_retrieval_shards(root_of(args)):
+        args.task = own.RETRIEVAL
+    if own.is_own(args.dataset) and list(args.recall_k) == _DEFAULT_RECALL_K and not options.given("--recall_k"):
+        args.recall_k = list(DEFAULT_KS)
     if args.dataset.startswith("elevater/") and not options.given("--language"):
         args.language = "zh"  # its labels and templates are Chinese; clip_benchmark's default is English
     # NLLB-CLIP is told this language too, and the result says it: it is that of the captions.
@@ -156,14 +168,56 @@ def _prepare(args, taken) -> None:
 
         args.amp = use_amp("cuda" if torch.cuda.is_available() else "cpu", args.amp)
     if getattr(args, "num_workers", None) == _DEFAULT_WORKERS and not options.given("--num_workers"):
-        args.num_workers = min(_DEFAULT_WORKERS, _cores())
+        args.num_workers = min(_DEFAULT_WORKERS, _cores(), _shards(args))
     chinese = datasets.is_chinese_classification(args)
     if chinese:
-        args.dump_classnames = args.dump_templates = True
+        args.dump_classnames = True
+        args.dump_templates = args.dump_templates or args.task != probing.TASK
     if args.output == DEFAULT:
         foreign = None if checks.is_our_model(args) else taken.text_handling
         usual = AUTHORS if checks.is_chinese_text(args) else HOST
         args.output = default_output(args, taken, chinese, foreign if foreign != usual else None)
+
+
+def _recognise(args, taken) -> None:
+    """Look at somebody's own data: which task they are for, which part is read, and in which language."""
+    tasks = {"auto": None, "linear_probe": own.CLASSIFICATION}
+    asked = own.Asked(
+        split=args.split if options.given("--split", "--test_split") else None,
+        task=tasks.get(args.task, args.task),
+        layout=taken.layout,
+        file=taken.data_file,
+        columns=taken.columns,
+        follow_links=taken.follow_links,
+        image_folder=Path(taken.image_folder) if taken.image_folder else None,
+        quiet=not args.verbose,
+    )
+    read = own.recognise(args.dataset, root_of(args), asked)
+    args.zhclip_own, args.split = read, read.split
+    if args.task == "auto":
+        args.task = read.task
+    if read.task == own.CLASSIFICATION and not options.given("--language"):
+        args.language = read.classes(None, args.custom_classname_file).language
+
+
+def root_of(args) -> str:
+    """The folder of the data, as clip_benchmark fills it in."""
+    bare = args.dataset.removeprefix("wds/")
+    return checks.fill_in(args.dataset_root, "--dataset_root", dataset=bare, dataset_cleaned=bare.replace("/", "-"))
+
+
+def _shards(args) -> int:
+    """How many shards are read, where that is known here; webdataset refuses a reader without one."""
+    from zhclip_openclip.datasets._shards import count_shards
+
+    if not args.dataset.startswith("wds/"):
+        return _DEFAULT_WORKERS
+    folder = Path(root_of(args), str(args.split))
+    if not (folder / "nshards.txt").is_file():
+        return _DEFAULT_WORKERS
+    with contextlib.suppress(ZhclipError):  # told when the shards are read
+        return count_shards(folder)
+    return _DEFAULT_WORKERS
 
 
 def _cores() -> int:
@@ -178,7 +232,7 @@ def _begin(evaluation: Evaluation, final: str, stack: contextlib.ExitStack) -> s
     args = evaluation.args
     if args.skip_existing and os.path.exists(final):
         has_ours = datasets.is_chinese_classification(args) or checks.is_our_retrieval(args.dataset)
-        reason = unfinished(final, has_ours)
+        reason = unfinished(final, has_ours or own.is_own(args.dataset), evaluation.options.limit)
         if not reason:
             return final
         say(f"{final} {reason}: evaluated again")
@@ -200,8 +254,7 @@ def _read_data_first(evaluation: Evaluation) -> None:
 
     args = evaluation.args
     name = args.dataset
-    bare = name.removeprefix("wds/")
-    root = args.dataset_root.format(dataset=bare, dataset_cleaned=bare.replace("/", "-"))
+    bare, root = name.removeprefix("wds/"), root_of(args)
     files = args.custom_template_file, args.custom_classname_file
     evaluation.read = datasets.ours(name, root, None, args.split, args.language, args.wds_cache_dir, *files)
     if evaluation.read is None and datasets.is_chinese_classification(args):
@@ -217,13 +270,21 @@ def _read_data_first(evaluation: Evaluation) -> None:
 def _finish(evaluation: Evaluation) -> None:
     """Add what we know to the result, and put it in place."""
     more = dict(evaluation.text_handling)
-    if evaluation.ours:
-        dataset = evaluation.dataset
-        for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes"):
-            if getattr(dataset, key, None):
+    dataset = evaluation.dataset
+    if limited := getattr(dataset, "limited", None):
+        more["limit"] = limited
+    if evaluation.ours or evaluation.added:
+        for key in ("template_set", "classname_source", "prompts_version", "english_classes", "notes", "recognised"):
+            without = evaluation.args.task == probing.TASK and key == "template_set"  # it has no part in the figures
+            if getattr(dataset, key, None) and not without:
                 more[key] = getattr(dataset, key)
+        if read := getattr(evaluation.args, "zhclip_own", None):
+            more["own"], more["fingerprint"] = read.described(), dataset.fingerprint()
         more["split"] = evaluation.args.split
-        more["versions"] = {name: importlib.metadata.version(name) for name in _VERSIONS}
+        if (run := training_run(evaluation.args.pretrained)) is not None:
+            more["trained"] = vars(run)
+        names = (*_VERSIONS, "scikit-learn") if evaluation.args.task == probing.TASK else _VERSIONS
+        more["versions"] = {name: importlib.metadata.version(name) for name in names}
         if hasattr(dataset, "captions_of"):
             more["captions"] = {"of": dataset.captions_of, "images": len(dataset), "texts": len(dataset.texts)}
         skipped = getattr(dataset, "skipped", None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+from pathlib import Path
 
 from zhclip_openclip import features
 from zhclip_openclip._errors import ZhclipError, one_line
+from zhclip_openclip.datasets import own
 from zhclip_openclip.integrations.clip_benchmark import checks, evaluation
 
 #: The official Chinese retrieval sets: `--dataset chinese_retrieval`.
@@ -24,16 +26,15 @@ def build_dataset(original):
         if not features.current().download:
             call.arguments["download"] = False
         running = evaluation.current()
-        if (
-            running is not None
-            and running.args.task == "linear_probe"
-            and call.arguments["split"] != running.args.split
-        ):
+        if running is not None and running.args.task == "linear_probe":
+            if running.options.load_probe is not None and running.dataset is not None:
+                return running.dataset  # in the place of the train split, which a probe that is trained does not need
             _as_the_test_split(call, running.args)
         dataset, ours = _build(original, call)
         if running is not None and call.arguments["split"] == running.args.split:
             running.dataset, running.ours = dataset, ours
-            for note in getattr(dataset, "notes", ()) if ours else ():
+            recognised = [line] if (line := getattr(dataset, "recognised", "")) else []
+            for note in (*recognised, *getattr(dataset, "notes", ())) if ours else ():
                 evaluation.say(note)
         return dataset
 
@@ -67,33 +68,58 @@ def _build(original, call):
     )
     if built is not None:
         return built, True
+    limit = options.limit if running is not None and split == running.args.split else None
     if task in ("zeroshot_classification", "linear_probe") and prompts.is_chinese(name, language):
         given.update(prompts.chinese_arguments(name, language, template_file, classname_file))
         built = _digits(given) if name == "digits" else _hosts(original, call)
         prompts.localise(built, name, language, template_file, classname_file)
         prompts.check(built, name, split)
         if is_indexed(built):
+            built = _sample(built, limit)
             from zhclip_openclip.datasets.unreadable import Guarded
 
             built = Guarded(built, name, options.skip_bad_images)
         else:
             from zhclip_openclip.datasets import streams
 
+            refuse_sample(name, limit)
             built = streams.guard(built, name, split, options.skip_bad_images)
         return built, True
     refuse_template_set(name, language, template_file)
     if name == "digits":
-        return _digits(given), True
+        return _sample(_digits(given), limit), True
     if code := chinese_captions.code(name, language):
         given["language"] = code
-        return chinese_captions.ChineseCaptions(_hosts(original, call), name, options.raw_captions), True
+        built = _hosts(original, call)
+        if not is_indexed(built):
+            refuse_sample(name, limit)
+        return chinese_captions.ChineseCaptions(_sample(built, limit), name, options.raw_captions), True
     concerns_us = running is not None and running.output.begin is not None
     built = _hosts(original, call) if concerns_us else original(*call.args, **call.kwargs)
     if name.startswith("wds/"):
         with contextlib.suppress(ZhclipError):  # a language that we do not know is clip_benchmark's business here
             if languages.is_chinese(language):
                 evaluation.say(_in_the_shards(name, task))
-    return built, False
+    if not is_indexed(built):
+        refuse_sample(name, limit)
+    return _sample(built, limit), False
+
+
+def _sample(dataset, limit: int | None):
+    from zhclip_openclip.datasets._sample import Sampled
+
+    return dataset if limit is None else Sampled(dataset, limit)
+
+
+def refuse_sample(name: str, limit: int | None) -> None:
+    """Raises DatasetError: a sample of a stream, which is read from its beginning to its end."""
+    from zhclip_openclip.datasets._dataset_error import DatasetError
+
+    if limit is not None:
+        raise DatasetError(
+            f"--limit {limit}: {name} is a stream of shards, of which no sample can be drawn; leave --limit out, or "
+            "take the data set as files"
+        )
 
 
 def _in_the_shards(name: str, task: str) -> str:
@@ -145,32 +171,62 @@ def ours(name, root, transform, split, language, cache_dir, template_file, class
     from zhclip_openclip import prompts
     from zhclip_openclip.datasets import elevater, retrieval
 
-    options = evaluation.current_options()
+    options, running = evaluation.current_options(), evaluation.current()
+    skip = options.skip_bad_images
+    limit = options.limit if running is not None and split == running.args.split else None
     bare = name.removeprefix("wds/")
-    if retrieval.dataset_name(bare):
-        if bare != name:
-            from zhclip_openclip.datasets.wds_open import open_wds
+    known = retrieval.dataset_name(bare)
+    if bare != name and (known or (own.is_own(bare) and is_retrieval_shards(root))):
+        from zhclip_openclip.datasets.wds_open import open_wds
 
-            known = retrieval.dataset_name(bare)
-            return open_wds(root, transform, split, options.skip_bad_images, cache_dir, known)
+        return open_wds(root, transform, split, skip, cache_dir, known or bare, limit)
+    if known:
         return retrieval.build_retrieval_dataset(
-            name, root, transform, split, options.skip_bad_images, options.raw_captions, options.image_folder
+            name, root, transform, split, skip, options.raw_captions, options.image_folder, limit
         )
     if name.startswith("elevater/"):
-        built = elevater.build(
-            name, root, transform, split, options.skip_bad_images, language, template_file, classname_file
-        )
+        built = elevater.build(name, root, transform, split, skip, language, template_file, classname_file, limit)
         prompts.check(built, name, split)
         return built
+    if own.is_own(name) and bare == name:
+        from zhclip_openclip.datasets import own_data
+
+        built = own_data.build(
+            _reading(name, root, split), transform, skip, language, template_file, classname_file, limit
+        )
+        if built.classes is not None:
+            prompts.check(built, name, split)
+        return built
     return None
+
+
+def _reading(name: str, root: str, split: str):
+    """As what own data are read: as the evaluation has recognised them, for its other parts too."""
+    from dataclasses import replace
+
+    running = evaluation.current()
+    read = getattr(running.args, "zhclip_own", None) if running is not None else None
+    if read is None:
+        return own.recognise(name, root, own.Asked(split=None if split == "test" else split))
+    return read if read.split == split else own.recognise(name, root, replace(read.asked, split=split))
+
+
+def is_retrieval_shards(root: str) -> bool:
+    """Whether the shards in a folder are those of a retrieval set; those of classes are clip_benchmark's own."""
+    from zhclip_openclip.datasets._shards import small_text
+
+    kind = os.path.join(str(root), "dataset_type.txt")
+    return "://" not in str(root) and os.path.isfile(kind) and small_text(Path(kind)).lower() == "retrieval"
 
 
 def is_chinese_classification(args) -> bool:
     """Whether an evaluation of these arguments classifies with Chinese names."""
     from zhclip_openclip import prompts
 
-    if args.task not in ("auto", "zeroshot_classification"):
+    if args.task not in ("auto", "zeroshot_classification", "linear_probe"):
         return False
+    if getattr(args, "zhclip_own", None) is not None:
+        return args.zhclip_own.task == own.CLASSIFICATION
     return args.dataset.startswith("elevater/") or prompts.is_chinese(args.dataset, args.language)
 
 
@@ -203,6 +259,8 @@ def get_dataset_collate_fn(original):
     def get_dataset_collate_fn(name):
         from zhclip_openclip.datasets.retrieval import dataset_name
 
-        return original("flickr30k" if dataset_name(name) else name)
+        running = evaluation.current()
+        of_texts = own.is_own(name) and running is not None and running.args.task == own.RETRIEVAL
+        return original("flickr30k" if dataset_name(name) or of_texts else name)
 
     return get_dataset_collate_fn

@@ -40,7 +40,8 @@ class Evaluation:
     """One evaluation.
 
     args: clip_benchmark's arguments. options: ours. read: its data set, read before the model. dataset: the one that
-    clip_benchmark has got, and whether any of it is ours. added: what goes into its result file beside
+    clip_benchmark has got, and whether any of it is ours. transform: the preprocessing of the model. proportion:
+    --val_proportion, which we split off features and not off images. added: what goes into its result file beside
     clip_benchmark's own, where it is. text_handling: what its result file says of how texts reach the model.
     """
 
@@ -50,6 +51,8 @@ class Evaluation:
     read: object = None
     dataset: object = None
     ours: bool = False
+    transform: Callable | None = None
+    proportion: float | None = None
     added: dict = field(default_factory=dict)
     text_handling: dict = field(default_factory=dict)
 
@@ -59,7 +62,10 @@ class Evaluation:
 
     def described(self) -> dict:
         """What a file of results for each query or image tells about itself."""
-        return {key: getattr(self.args, key) for key in ("model", "pretrained", "dataset", "language")}
+        told = {key: getattr(self.args, key) for key in ("model", "pretrained", "dataset", "language")}
+        if getattr(self.args, "zhclip_own", None) is not None:
+            told["fingerprint"] = self.dataset.fingerprint()
+        return told
 
 
 def current() -> Evaluation | None:

@@ -8,7 +8,7 @@ from zhclip_openclip.checkpoints import _open_clip_models
 from zhclip_openclip.families import all_families, all_names, find
 from zhclip_openclip.families._collections import SYSTEMS, collections
 from zhclip_openclip.features.spent import LOADING, timed
-from zhclip_openclip.integrations.clip_benchmark import texts
+from zhclip_openclip.integrations.clip_benchmark import evaluation, texts
 
 #: clip_benchmark's own default of --pretrained.
 DEFAULT_PRETRAINED = ["laion400m_e32"]
@@ -30,6 +30,8 @@ def load_clip(original):
                 kept[asked] = once(*asked[:-1], device)
             loaded = kept[asked]
         model, transform, tokenizer = loaded
+        if running := evaluation.current():
+            running.transform = transform
         return model, transform, texts.handled(model_type, model_name, model, tokenizer)
 
     def once(model_type, model_name, pretrained, cache_dir, device):

@@ -21,7 +21,7 @@ from zhclip_openclip.prompts import templates
 #: clip_benchmark's own default of --output.
 DEFAULT = "{dataset}_{pretrained}_{model}_{language}_{task}.json"
 #: What tells one evaluation from another.
-_ASKED = ("dataset", "model", "pretrained", "task", "language", "template_set", "split", "text_handling")
+_ASKED = ("dataset", "model", "pretrained", "task", "language", "template_set", "split", "text_handling", "limit")
 
 
 class Shown(str):
@@ -76,10 +76,11 @@ def storable(value: Any) -> Any:
     return [storable(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def unfinished(final: str, ours: bool) -> str:
+def unfinished(final: str, ours: bool, limit: int | None = None) -> str:
     """Why a file is no whole result of such an evaluation, '' if it is one.
 
-    ours: with data or prompts of ours, so that it says which versions made it.
+    ours: with data or prompts of ours, so that it says which versions made it. limit: of the sample that is asked for;
+    None for the whole.
     """
     path = Path(final)
     try:
@@ -88,6 +89,10 @@ def unfinished(final: str, ours: bool) -> str:
         return "is no JSON"
     if not isinstance(result.get("metrics"), dict):
         return "has no metrics"
+    has = result.get("limit")
+    made = has.get("asked") if isinstance(has, dict) else None
+    if made != limit:
+        return f"is of {'all images' if made is None else f'a sample of {made}'}"
     for key in ("per_query", "per_sample"):
         name = result.get(key)
         if name and not (isinstance(name, str) and (path.parent / name).is_file()):
@@ -101,8 +106,10 @@ def _tell_replaced(final: Path, result: dict[str, Any]) -> None:
     except ZhclipError:
         return
     other = [key for key in _ASKED if key in old and key in result and old[key] != result[key]]
+    if ("limit" in old) != ("limit" in result):
+        other.append("limit")
     if other:
-        said = ", ".join(f"{key} {printable(str(old[key]))}" for key in other)
+        said = ", ".join(f"{key} {printable(str(old.get(key, 'none')))}" for key in dict.fromkeys(other))
         warn(f"{final} held a result with {said}, which is replaced; give each an --output of its own")
 
 
@@ -126,12 +133,18 @@ def default_output(args, taken, chinese: bool, text_handling: str | None = None)
         parts.append(f"classes-{Path(args.custom_classname_file).stem}")
     if options.given("--split", "--test_split") and args.split != _default_split(args.dataset):
         parts.append(f"split-{args.split}")
+    if args.task == "linear_probe":
+        from zhclip_openclip.integrations.clip_benchmark import probing
+
+        parts += probing.named(args, taken)
     if taken.skip_bad_images:
         parts.append("skip-bad-images")
     if taken.raw_captions:
         parts.append("raw-captions")
     if text_handling:
         parts.append(f"text-{text_handling}")
+    if taken.limit is not None:
+        parts.append(f"limit-{taken.limit}")
     added = "".join(f"_{part}" for part in parts).replace("{", "{{").replace("}", "}}").replace("/", "-")
     return DEFAULT.removesuffix(".json") + added + ".json"
 

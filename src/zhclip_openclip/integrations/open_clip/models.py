@@ -32,11 +32,16 @@ def create_model(original):
             return original(*args, **kwargs)
         if named.family.towers:
             importlib.import_module(named.family.towers)
-        if named.place is not None:  # in open_clip's own form, which open_clip builds as it says
-            built = original(*args, **kwargs)
-            _belongs_to(built, named.model.name)
-            return built
-        return _build(original, call, named)
+        if named.family.processor_of(named.model) == "patches":
+            _refuse_a_size(named.family, named.model, call.arguments)
+        from zhclip_openclip.towers import _pairs
+
+        with _pairs.one_model():
+            if named.place is None:
+                return _build(original, call, named)
+            built = original(*args, **kwargs)  # in open_clip's own form, which open_clip builds as it says
+        _belongs_to(built, named.model.name)
+        return built
 
     return create_model
 
@@ -87,6 +92,24 @@ def _build(original, call, named):
     return built
 
 
+def _refuse_a_size(family, model, given) -> None:
+    """Raises CheckpointError: a size or a way of resizing is asked for, of a model whose pictures keep their shape."""
+    from zhclip_openclip._errors import CheckpointError
+    from zhclip_openclip.towers.patches import MOST, PATCH
+
+    overrides = given.get("force_preprocess_cfg") or {}
+    asked = {"force_image_size": given.get("force_image_size")}
+    asked |= {f"image_{key}": overrides.get(key) for key in ("size", "resize_mode")}
+    told = ", ".join(f"{key}={value!r}" for key, value in asked.items() if value is not None)
+    if told:
+        square = [other.name for other in family.models if other.name.startswith(f"{model.name}-square")]
+        instead = f"; {' or '.join(square)} takes squares" if square else ""
+        raise CheckpointError(
+            f"{told} is not for {model.name}: a picture keeps its shape there and becomes up to {MOST} patches of "
+            f"{PATCH} pixels{instead}"
+        )
+
+
 class _Loading:
     """One call of `create_model` with weights.
 
@@ -124,19 +147,27 @@ def _tell_what_towers_brought(built, given) -> None:
 
 
 def with_transform(original):
-    """For `create_model_and_transforms` and `create_model_from_pretrained`: the last of what they give is the
-    transform for validation."""
+    """For `create_model_and_transforms` and `create_model_from_pretrained`: the first of what they give is the model,
+    the last the transform for validation."""
 
     def create(*args, **kwargs):
         built = original(*args, **kwargs)
         if not isinstance(built, tuple):
             return built
         found = find(getattr(built[0], "zhclip_model", None) or "")
-        if found is None or found[0].image_processor != "transformers":
-            return built
-        from zhclip_openclip.towers.images import as_transformers
+        kind = found[0].processor_of(found[1]) if found else ""
+        if kind == "transformers":
+            from zhclip_openclip.towers.images import as_transformers
 
-        return (*built[:-1], as_transformers(built[-1]))
+            return (*built[:-1], as_transformers(built[-1]))
+        if kind == "patches":
+            from zhclip_openclip.towers.patches import ToPatches
+
+            told = built[0].visual.preprocess_cfg
+            transform = ToPatches(told["mean"], told["std"], told["interpolation"])
+            # For training as well, as its authors train: their pictures are not cropped at random.
+            return (built[0], *[transform] * (len(built) - 1))
+        return built
 
     return create
 
@@ -225,4 +256,6 @@ def add_pretrained() -> None:
                 entries = pretrained._PRETRAINED.setdefault(name, {})
                 for tag_name, tag in model.tags.items():
                     source = {"hf_hub": f"{tag.repo}/{tag.files[-1]}"} if tag.repo else {"file": str(tag.path)}
+                    if tag.host:
+                        source = {"url": f"{tag.host}{tag.repo}"}
                     entries.setdefault(tag_name, pretrained._pcfg(**source, **model.preprocess))

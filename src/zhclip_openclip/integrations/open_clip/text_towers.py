@@ -16,8 +16,6 @@ def text_encoder(original):
             name = args[0] if args else kwargs.get("model_name_or_path")
             if not text_configs.is_known(name):
                 return original(*args, **kwargs)
-            from zhclip_openclip.towers.text import ChineseTextEncoder
-
-            return ChineseTextEncoder(*args, **kwargs)
+            return text_configs.tower_class(name)(*args, **kwargs)
 
     return StandIn(original.__name__, (original,), {"__doc__": original.__doc__, "__module__": original.__module__})

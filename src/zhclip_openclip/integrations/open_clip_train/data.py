@@ -226,6 +226,13 @@ def training_images(args, preprocess_fns):
         return preprocess_fns
     if augment and args.aug_cfg:
         raise TrainingError("--chinese-clip-augment and --aug-cfg: give one of them")
+    if found[0].processor_of(found[1]) == "patches":
+        if augment or args.aug_cfg:
+            raise TrainingError(
+                f"{'--chinese-clip-augment' if augment else '--aug-cfg'} is not for {args.model}: its pictures become "
+                "patches that keep their shape, in training as in evaluation"
+            )
+        return preprocess_fns
     if augment:
         return _augmented(val), val
     squashes = found[1].preprocess.get("resize_mode") == "squash"

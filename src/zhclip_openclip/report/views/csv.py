@@ -1,6 +1,7 @@
-"""The report as one CSV table for other programs: a line for each cell, then for each comparison and problem.
+"""The report as one CSV table for other programs: a line for each cell, then for each comparison and problem, then for
+each value that further sources publish of a cell.
 
-`record` says which of the three a line is; what does not apply is empty. Values are percent with all their digits.
+`record` says which of the four a line is; what does not apply is empty. Values are percent with all their digits.
 """
 
 from __future__ import annotations
@@ -10,13 +11,26 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from zhclip_openclip.report._model import Report
+from zhclip_openclip.report._model import Cell, Report, Row
 from zhclip_openclip.report.views import _text
 
 COLUMNS = (
     *("record", "table", "column", "dataset", "metric", "model", "title", "variant", "source"),
-    *("published", "ours", "low", "high", "difference", "verdict", "best_published", "best", "samples", "run"),
-    *("better", "worse", "p", "p_corrected", "significant", "test"),
+    *(
+        "published",
+        "ours",
+        "low",
+        "high",
+        "difference",
+        "verdict",
+        "best_published",
+        "best",
+        "samples",
+        "run",
+        "leads",
+        "about",
+    ),
+    *("better", "worse", "p", "p_corrected", "significant", "test", "origin"),
     *("where", "what", "way_out"),
 )
 
@@ -29,18 +43,16 @@ def render(report: Report) -> str:
     report, file = _text.cleaned(report), io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    for record in (*_cells(report), *_comparisons(report), *_problems(report)):
+    for record in (*_cells(report), *_comparisons(report), *_problems(report), *_published(report)):
         writer.writerow({key: _plain(value) for key, value in record.items()})
     return file.getvalue()
 
 
-def _cells(report: Report) -> Iterator[dict[str, Any]]:
+def _places(report: Report) -> Iterator[tuple[dict[str, Any], Row, Cell]]:
     for table in report.tables:
         for row in table.rows:
             for column in table.columns:
-                cell = row.cells[column.key]
-                yield {
-                    "record": "cell",
+                place = {
                     "table": table.key,
                     "column": column.key,
                     "dataset": column.dataset,
@@ -48,10 +60,27 @@ def _cells(report: Report) -> Iterator[dict[str, Any]]:
                     "model": row.model,
                     "title": row.title,
                     "variant": row.variant,
-                    "source": row.source,
-                    **vars(cell),
-                    "run": None if cell.run is None else report.runs[cell.run].path,
+                    "about": row.about,
                 }
+                yield place, row, row.cells[column.key]
+
+
+def _cells(report: Report) -> Iterator[dict[str, Any]]:
+    for place, row, cell in _places(report):
+        yield {
+            "record": "cell",
+            **place,
+            **{key: value for key, value in vars(cell).items() if key != "also"},
+            "source": cell.source or row.source,
+            "run": None if cell.run is None else report.runs[cell.run].path,
+        }
+
+
+def _published(report: Report) -> Iterator[dict[str, Any]]:
+    for place, _, cell in _places(report):
+        for one in cell.also:
+            said = {"source": one.source, "published": one.value, "verdict": one.verdict, "what": one.doubt}
+            yield {"record": "published", **place, **said}
 
 
 def _comparisons(report: Report) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from zhclip_openclip.report import _names
 from zhclip_openclip.report._model import VERDICTS, Cell, Column, Comparison, Report, Row, Table
 from zhclip_openclip.report.views import _text, charts
 from zhclip_openclip.report.views._pages import pages
@@ -55,6 +56,11 @@ DEFINITIONS = {
         "Accuracy per class (mean_per_class_…): the accuracy of each class, then the mean over the classes.",
         "各类平均准确率（mean_per_class_…）：先算每个类别的准确率，再对类别取平均。",
     ),
+    "lp_": (
+        "Linear probe (lp_…): a linear classifier trained on image features of the train split; it has no prompts, and "
+        "its figures are none to compare with zero-shot ones.",
+        "线性探测（lp_…）：用训练集的图像特征训练一个线性分类器；不用提示词，与零样本的数值不可直接比较。",
+    ),
     "mean_average_precision": (
         "Mean average precision: the average precision of each class, then the mean over the classes.",
         "平均精度均值：先算每个类别的平均精度，再对类别取平均。",
@@ -88,6 +94,8 @@ def render(report: Report) -> str:
         beside=beside,
         translated=lambda column: _translated(column.title, column.title_zh),
         exact=lambda value: "" if value is None else repr(float(value)),
+        elsewhere=_text.elsewhere,
+        mark=_text.marks_of(report).get,
         thousands=lambda value: f"{value:,}",
         here=lambda text: inside(str(text), folder),
         file=lambda path: file_name(path, folder),
@@ -103,8 +111,14 @@ def render(report: Report) -> str:
         level=f"{100 * report.level:g}%",
         nothing=Cell(),
         decimals=_decimals(report.tables),
-        tables=sorted((_table(report, *one) for one in enumerate(report.tables)), key=lambda one: not one["run"]),
+        tables=sorted(
+            (_table(report, *one) for one in enumerate(report.tables)),
+            key=lambda one: not (one["run"] or report.leaderboard),
+        ),
         comparisons=_comparisons(report),
+        disagreements=_text.disagreements(report),
+        doubts=_text.doubts(report),
+        marks=_text.marks_of(report),
         definitions=_definitions(report.tables),
         tests={one.test: TESTS.get(one.test) for one in report.comparisons},
         chart={"row": charts.ROW, "top": charts.TOP, "foot": charts.FOOT, "width": charts.WIDTH},
@@ -200,12 +214,11 @@ def _table(report: Report, place: int, table: Table) -> dict[str, Any]:
 
 def _decimals(tables: Sequence[Table]) -> dict[str, int]:
     """How many decimals each source is published with: 42.6 of a source with one is not 42.60."""
-    decimals = dict.fromkeys((row.source for table in tables for row in table.rows), 1)
-    for table in tables:
-        for row in table.rows:
-            published = (cell.published for cell in row.cells.values())
-            if any(value is not None and round(value, 1) != round(value, 2) for value in published):
-                decimals[row.source] = 2
+    cells = [(row, cell) for table in tables for row in table.rows for cell in (*row.cells.values(), Cell())]
+    decimals = dict.fromkeys((cell.source or row.source for row, cell in cells), 1)
+    for row, cell in cells:
+        if cell.published is not None and round(cell.published, 1) != round(cell.published, 2):
+            decimals[cell.source or row.source] = 2
     return decimals
 
 
@@ -220,13 +233,15 @@ def _galleries(report: Report, table: Table) -> list[tuple[str, str]]:
     return [(name, address) for name, address in found if address]
 
 
-def _sources(report: Report, table: Table) -> list[tuple[list[str], str]]:
-    """The titles of the rows of each source, and its text."""
+def _sources(report: Report, table: Table) -> list[tuple[list[str], str, str]]:
+    """The titles of the rows of each source, its text and its key."""
     titles: dict[str, dict[str, None]] = {}
     for row in table.rows:
-        if row.source in report.sources:
-            titles.setdefault(row.source, {})[row.title] = None
-    return [(list(rows), report.sources[source]) for source, rows in titles.items()]
+        for source in filter(report.sources.get, row.sources):
+            titles.setdefault(source, {})[row.title] = None
+    found = [(list(rows), report.sources[source], source) for source, rows in titles.items()]
+    marks = _text.marks_of(report)
+    return sorted(found, key=lambda one: marks[one[2]]) if report.leaderboard else found
 
 
 def _group(names: tuple[str, str], columns: Iterable[Column]) -> dict[str, Any]:
@@ -359,4 +374,5 @@ def _column(table: Table | None, one: Comparison) -> Column:
 def _definitions(tables: Sequence[Table]) -> list[tuple[str, str]]:
     """Of the metrics on the page, in the order of `DEFINITIONS`."""
     metrics = {column.metric for table in tables for column in table.columns}
+    metrics |= {metric.removeprefix(_names.PROBE_PREFIX) for metric in metrics}
     return [text for key, text in DEFINITIONS.items() if any(metric.startswith(key) for metric in metrics)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from zhclip_openclip.report._model import Cell, Column, Report, Row, Table
 from zhclip_openclip.report.views import _text
@@ -18,20 +19,29 @@ _SPECIAL = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "–": "--",
+    "†": r"\dag{}",
+    "★": r"$\star$",
 }
 
 
 def render(report: Report) -> str:
     report = _text.cleaned(report)
-    sources = [f"Published values, {key}: {text}." for key, text in report.sources.items()]
+    marks = _text.marks_of(report)
+    sources = [f"Published values [{marks[key]}], {key}: {text}." for key, text in report.sources.items()]
     said = "\n\n".join(escaped(text) for text in (_text.explanation(report), *sources))
-    parts = [_preamble(report), said, *(_table(table, report.level) for table in report.tables)]
+    parts = [_preamble(report), said, *(_table(table, report.level, marks) for table in report.tables)]
+    for title, notes in _text.notes(report).items():
+        parts.append(_items(title, notes))
     if report.comparisons:
         parts.append(_comparisons(report))
     if report.problems:
-        items = "\n".join(f"  \\item {_shielded(escaped(str(problem)))}" for problem in report.problems)
-        parts.append(f"\\paragraph{{Problems}}\n\\begin{{itemize}}\n{items}\n\\end{{itemize}}")
+        parts.append(_items("Problems", map(str, report.problems)))
     return "\n\n".join(parts) + "\n"
+
+
+def _items(title: str, texts: Iterable[str]) -> str:
+    items = "\n".join(f"  \\item {_shielded(escaped(text))}" for text in texts)
+    return f"\\paragraph{{{escaped(title)}}}\n\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
 
 
 def _preamble(report: Report) -> str:
@@ -41,14 +51,14 @@ def _preamble(report: Report) -> str:
     return _PREAMBLE + ("\n% \\usepackage{ctex} % and XeLaTeX or LuaLaTeX" if chinese else "")
 
 
-def _table(table: Table, level: float) -> str:
+def _table(table: Table, level: float, marks: dict[str, int]) -> str:
     columns = table.columns
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(table.title)}}}"]
     # As wide as the text at most: eleven columns with intervals are wider.
     lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}", r"\toprule", *_header(columns), r"\midrule"]
     for row in table.rows:
-        lines += _row(row, columns, level)
+        lines += _row(row, columns, level, marks)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"])
 
 
@@ -71,17 +81,18 @@ def _header(columns: list[Column]) -> list[str]:
     return [_line(["", "", *heads]), "".join(rules), titles]
 
 
-def _row(row: Row, columns: list[Column], level: float) -> list[str]:
-    lines, title = [], escaped(row.label)
-    for name, cells in _text.lines(row, columns).items():
-        label = f"{_text.share(level)} interval" if name == "interval" else name
-        lines.append(_line([title, escaped(label), *(_cell(name, cell) for cell in cells)]))
+def _row(row: Row, columns: list[Column], level: float, marks: dict[str, int]) -> list[str]:
+    lines, title = [], escaped(_text.name(row, marks if row.about else None))
+    cells = [row.cells[column.key] for column in columns]
+    for name, texts in _text.lines(row, columns, marks, word=True).items():
+        label = f"{_text.share(level)} interval" if name == "interval" else name.partition(" ")[0]
+        lines.append(_line([title, escaped(label), *map(_cell, [name] * len(cells), cells, texts)]))
         title = ""
     return lines
 
 
-def _cell(name: str, cell: Cell) -> str:
-    text = escaped(_text.LINES[name](cell))
+def _cell(name: str, cell: Cell, said: str) -> str:
+    text = escaped(said)
     if name == "difference":
         return f"${text}$" if text else ""  # a minus, not a hyphen
     best = (name == "published" and cell.best_published) or (name == "ours" and cell.best)
@@ -95,7 +106,7 @@ def _comparisons(report: Report) -> str:
     lines += [rf"\caption{{{escaped(_text.comparison_explanation(report))}}} \\", r"\toprule", _line(heads)]
     lines += [r"\midrule", r"\endhead"]
     for one in report.comparisons:
-        names = (_text.where(report, one), one.better, one.worse)
+        names = (_text.where(report, one), _text.origin(one, "better"), _text.origin(one, "worse"))
         ends = _text.interval(one.low, one.high).replace("-", "$-$")
         figures = (_text.p_value(one.p), _text.p_value(one.p_corrected), "yes" if one.significant else "no")
         lines.append(

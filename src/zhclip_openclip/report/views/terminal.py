@@ -31,8 +31,14 @@ def show(report: Report, console: Console) -> None:
         console.print(_grids(table, report, console.width), "")
     if report.tables:
         console.print(Text(_text.explanation(report), style="dim"))
-    for key, source in report.sources.items():
-        console.print(Text(f"{key}: {source}", style="dim"))
+    for (key, source), mark in zip(report.sources.items(), _text.marks_of(report).values(), strict=True):
+        console.print(Text(f"[{mark}] {key}: {source}", style="dim"))
+    if any(_text.elsewhere(cell) for table in report.tables for row in table.rows for cell in row.cells.values()):
+        console.print(Text(_text.beside_explanation(), style="dim"))
+    for title, notes in _text.notes(report).items():
+        console.print("", Text(title, style="bold"))
+        for note in notes:
+            console.print(Text(note))
     if report.comparisons:
         console.print("", _comparisons(report), Text(_text.comparison_explanation(report), style="dim"))
     if report.problems:
@@ -43,10 +49,15 @@ def show(report: Report, console: Console) -> None:
 
 def _grids(table: Table, report: Report, width: int) -> Group:
     """The table in parts that fit beside each other, each with the models in front."""
-    names = max(len(row.label) for row in table.rows)
+    names = max(len(_text.name(row, _marks(report))) for row in table.rows)
     parts = _parts(table.columns, max(1, (width - min(names, 34) - 14) // _CELL))
     grids = [part for columns in parts for part in ("", _grid(table, columns, report))]
     return Group(Text(table.title, style="bold"), *grids[1:])
+
+
+def _marks(report: Report) -> dict[str, int] | None:
+    """Where the figures are from is said with each row of a leaderboard."""
+    return _text.marks_of(report) if report.leaderboard else None
 
 
 def _parts(columns: list[Column], most: int) -> list[list[Column]]:
@@ -72,16 +83,17 @@ def _grid(table: Table, columns: list[Column], report: Report) -> Grid:
         heading = column.title if title or not column.group else f"{column.group}\n{column.title}"
         grid.add_column(Text(heading), justify="right", no_wrap=True, min_width=_CELL - 2)
     for row in table.rows:
-        label = row.label
-        for name, cells in _text.lines(row, columns).items():
-            what = f"{_text.share(report.level)} interval" if name == "interval" else name
-            grid.add_row(Text(label), what, *(_styled(name, cell) for cell in cells))
+        label = _text.name(row, _marks(report))
+        cells = [row.cells[column.key] for column in columns]
+        for name, texts in _text.lines(row, columns, _text.marks_of(report)).items():
+            what = f"{_text.share(report.level)} interval" if name == "interval" else name.partition(" ")[0]
+            grid.add_row(Text(label), what, *map(_styled, [name] * len(cells), cells, texts))
             label = ""
     return grid
 
 
-def _styled(name: str, cell: Cell) -> Text:
-    text = Text(_text.LINES[name](cell))
+def _styled(name: str, cell: Cell, said: str) -> Text:
+    text = Text(said)
     if (name == "published" and cell.best_published) or (name == "ours" and cell.best):
         text.stylize("bold")
     if name == "verdict":
@@ -99,8 +111,9 @@ def _comparisons(report: Report) -> Grid:
     for one in report.comparisons:
         decided = Text("yes", style="bold green") if one.significant else Text("no", style="dim")
         ends = _text.interval(one.low, one.high)
+        sides = (_text.origin(one, side) for side in ("better", "worse"))
         grid.add_row(
-            *(Text(text) for text in (_text.where(report, one), one.better, one.worse, f"+{one.difference:.2f}", ends)),
+            *(Text(text) for text in (_text.where(report, one), *sides, f"+{one.difference:.2f}", ends)),
             *(_text.p_value(one.p), _text.p_value(one.p_corrected), decided),
         )
     return grid

@@ -1,0 +1,1 @@
+"""Somebody's own folder of pictures: its features, kept and brought up to date; searched, sorted by labels, shown."""
