@@ -11,8 +11,9 @@ from zhclip_openclip.families import Family, Model, Tag, all_families
 #: In the place of an organisation, where a repository has none of our weights: those in the package, and those whose
 #: repository's name is taken.
 OURS = "zhclip-openclip"
-#: Every model of ours was made for texts in simplified Chinese. Which others it knows its family does not say.
+#: Every model of ours knows texts in simplified Chinese. Which others it knows its family does not say.
 _LANGUAGES = ["zho-Hans"]
+_HUB = "https://huggingface.co/"
 _BYTES_A_PARAMETER = 4  # loaded as fp32
 
 
@@ -29,18 +30,19 @@ class Published:
 def published(registry: dict) -> dict[str, Published]:
     """mteb's name of each published set of weights: its repository's.
 
-    Where it has none, and where an entry of somebody else's or other files in it have that name, it is
-    `zhclip-openclip/MODEL`, or `zhclip-openclip/MODEL-TAG` if the tag is not the model's default. Of models that share
-    their files, whose `config.json` decides which of them it is, the first is named.
+    Where it has none, and where an entry of somebody else's or another model of ours has that name, it is
+    `zhclip-openclip/MODEL`, or `zhclip-openclip/MODEL-TAG` if the tag is not the model's default. A model's twin in
+    another activation has no entry: the same name loads the one that `config.json` says.
     """
     taken = {name for name, meta in registry.items() if meta.loader is not zhclip_openclip_loader}
     found: dict[str, Published] = {}
     for family in all_families().values():
+        twins = {model.quickgelu for model in family.models}
         for model in family.models:
+            if model.name in twins:
+                continue
             for tag, weights in model.tags.items():
                 name = weights.repo
-                if name in found and found[name].weights.files == weights.files:
-                    continue
                 if "/" not in name or name in taken or name in found:
                     name = f"{OURS}/{model.name}" + ("" if tag == model.default_tag else f"-{tag}")
                 found[name] = Published(family, model, tag, weights)
@@ -84,7 +86,7 @@ def meta(name: str, entry: Published):
         public_training_code=None,
         public_training_data=None,
         framework=["PyTorch"],
-        reference=f"https://huggingface.co/{entry.weights.repo}" if entry.weights.repo else None,
+        reference=f"{entry.weights.host or _HUB}{entry.weights.repo}" if entry.weights.repo else None,
         similarity_fn_name="cosine",
         use_instructions=False,
         training_datasets=None,
