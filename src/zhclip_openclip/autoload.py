@@ -1,5 +1,5 @@
 """What `import torch` calls, by way of `zhclip_openclip_autoload.py`: puts one finder on `sys.meta_path` that hooks
-open_clip and clip_benchmark as they load.
+open_clip, clip_benchmark, open_clip_train and mteb as they load.
 
 Standard library only and nothing that may raise: an exception here would break `import torch` for every program on the
 machine. The finder looks at the name of each imported module and does nothing but for the few in :data:`HOOKS` and
