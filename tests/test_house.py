@@ -92,7 +92,7 @@ def test_no_call_changes_a_module():
 
 def test_each_host_is_one_folder_with_its_table_on_the_first_page():
     hosts = {path.name for path in (PACKAGE / "integrations").iterdir() if (path / "__init__.py").exists()}
-    assert {"open_clip", "clip_benchmark", "open_clip_train"} <= hosts
+    assert {"open_clip", "clip_benchmark", "open_clip_train", "mteb"} <= hosts
     for host in hosts:
         page = (PACKAGE / "integrations" / host / "__init__.py").read_text(encoding="utf-8")
         assert "Patch(" in page and "def register" in page, host

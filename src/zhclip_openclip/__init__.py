@@ -14,7 +14,7 @@ __all__ = ["list_models", "register"]
 
 
 def register() -> None:
-    """Hook into open_clip and clip_benchmark: now where they are loaded, else when they will be. Twice is once."""
+    """Hook into the hosts (`integrations/`): now where they are loaded, else when they will be. Twice is once."""
     _autoload.autoload()
 
 

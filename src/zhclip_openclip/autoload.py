@@ -1,5 +1,5 @@
 """What `import torch` calls, by way of `zhclip_openclip_autoload.py`: puts one finder on `sys.meta_path` that hooks
-open_clip and clip_benchmark as they load.
+open_clip, clip_benchmark, open_clip_train and mteb as they load.
 
 Standard library only and nothing that may raise: an exception here would break `import torch` for every program on the
 machine. The finder looks at the name of each imported module and does nothing but for the few in :data:`HOOKS` and
@@ -7,8 +7,8 @@ machine. The finder looks at the name of each imported module and does nothing b
 :mod:`zhclip_openclip.integrations`. Where that fails the host is left as it was, and one warning says so.
 
 Torch is often first imported from inside `import open_clip` or `import clip_benchmark.cli`. Those two are then half
-executed and past the finder, which is why the hooks are on submodules that come later. `clip_benchmark.cli` is the one
-module that can be half executed itself; :func:`_when_executed` covers it.
+executed and past the finder, which is why the hooks are on submodules that come later. `clip_benchmark.cli` can be half
+executed itself, and mteb's registry while it imports its models; :func:`_when_executed` covers them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ HOOKS = {
     "open_clip_train.data": "zhclip_openclip.integrations.open_clip_train:hook_data",
     "open_clip_train.zero_shot": "zhclip_openclip.integrations.open_clip_train:hook_zero_shot",
     "open_clip_train.train": "zhclip_openclip.integrations.open_clip_train:hook_train",
+    "mteb.models.model_implementations": "zhclip_openclip.integrations.mteb:hook_registry",
 }
 #: Modules without a hook of their own that one of :data:`HOOKS` changes too: executed again (`importlib.reload`), they
 #: need it again.
 TOGETHER = {"open_clip.model": "open_clip.factory", "open_clip.pretrained": "open_clip.factory"}
 _CLI = "clip_benchmark.cli"
+#: Modules from inside of which torch may be imported first.
+_IMPORT_TORCH = (_CLI, "mteb.models.model_implementations")
 #: Names of host modules whose hook failed, with the reason: `zhclip doctor` shows them.
 FAILED: dict[str, str] = {}
 #: Names of host modules that have been hooked.
@@ -61,8 +64,8 @@ def autoload() -> None:
             if module is None:
                 continue
             if _is_executing(module):
-                if name == _CLI:
-                    _when_executed(module)
+                if name in _IMPORT_TORCH:
+                    _when_executed(name, module)
                 # Any other one is being loaded through our finder, which hooks it afterwards.
             else:
                 apply(name, module)
@@ -187,16 +190,16 @@ class _Loader:
         return getattr(self._loader, name)
 
 
-def _when_executed(module: types.ModuleType) -> None:
+def _when_executed(name: str, module: types.ModuleType) -> None:
     """Hook a module that is being executed right now, at the first look at it from outside after its execution."""
 
     class Waiting(types.ModuleType):
-        def __getattribute__(self, name):
+        def __getattribute__(self, attribute):
             spec = types.ModuleType.__getattribute__(self, "__spec__")
             if not getattr(spec, "_initializing", False):
                 self.__class__ = types.ModuleType
-                apply(_CLI, self)
-            return types.ModuleType.__getattribute__(self, name)
+                apply(name, self)
+            return types.ModuleType.__getattribute__(self, attribute)
 
     module.__class__ = Waiting
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import metadata
 
 import pytest
@@ -71,6 +72,21 @@ def test_doctor_says_what_to_do(monkeypatch, environment, told):
         monkeypatch.setenv(name, value)
     result = run("doctor")
     assert result.exit_code == 1 and told in " ".join(result.output.split())
+
+
+def test_doctor_is_content_without_the_host_that_is_optional(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mteb"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    class NotThere:
+        def find_spec(self, name, path=None, target=None):
+            if name == "mteb":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [NotThere(), *sys.meta_path])
+    finding = next(finding for finding in json.loads(run("doctor", "--json").output) if finding["topic"] == "mteb")
+    assert finding["state"] == "not installed; for its tasks: pip install 'zhclip-openclip[mteb]'"
+    assert not finding["problem"] and not finding["warning"]
 
 
 def test_doctor_names_a_failed_hook(monkeypatch):

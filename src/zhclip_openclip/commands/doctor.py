@@ -23,7 +23,10 @@ _HOSTS = {
     "open_clip": "open_clip.factory",
     "clip_benchmark": "clip_benchmark.cli",
     "open_clip_train": "open_clip_train.main",
+    "mteb": "mteb.models.model_implementations",
 }
+#: Of these the ones that need not be there: what installs them.
+_OPTIONAL = {"mteb": "pip install 'zhclip-openclip[mteb]'"}
 #: Below this much free disk a checkpoint may not fit: ZH-CLIP's file has 2.5 GB.
 _LOW_DISK = 5e9
 
@@ -126,6 +129,9 @@ def _plugin() -> list[Finding]:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
+            if error.name == host and host in _OPTIONAL:
+                findings.append(Finding(host, f"not installed; for its tasks: {_OPTIONAL[host]}"))
+                continue
             if host == "open_clip_train":  # its libraries do not come with open_clip, and only training needs them
                 advice = f"to train with it: pip install {error.name}"
                 findings.append(Finding(host, f"cannot be imported ({error.name} is missing)", warning=advice))
@@ -144,7 +150,8 @@ def _plugin() -> list[Finding]:
         elif module not in autoload.DONE:
             findings.append(Finding(host, "not hooked", "import zhclip_openclip before it"))
         else:
-            findings.append(Finding(host, "plugin active"))
+            version = f", {metadata.version(host)}" if host in _OPTIONAL else ""
+            findings.append(Finding(host, f"plugin active{version}"))
     if not any(finding.problem for finding in findings):
         import open_clip
 
@@ -209,9 +216,7 @@ def _files() -> list[Finding]:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    patches: Annotated[
-        bool, typer.Option("--patches", help="List what is replaced in open_clip, clip_benchmark and open_clip_train.")
-    ] = False,
+    patches: Annotated[bool, typer.Option("--patches", help="List what is replaced or added to in the hosts.")] = False,
 ) -> None:
     """Check versions, plugin, devices, caches and the hub's address; exit code 1 if something needs doing."""
     findings = examine()

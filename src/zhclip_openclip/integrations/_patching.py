@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Patch:
-    """One replaced name of a host module.
+    """One replaced name of a host module, or one table of it that is added to.
 
-    make: takes the original and returns what stands in its place. why: one line, shown by `zhclip doctor`.
+    make: takes the original and returns what stands in its place; of a table, which others hold too, the same table.
+    why: one line, shown by `zhclip doctor`.
     """
 
     module: str
@@ -43,6 +44,9 @@ def apply(patches: list[Patch], host: str, namespace: types.ModuleType | None = 
             if hasattr(original, _MARK):
                 continue
             replacement = patch.make(original)
+            if replacement is original:  # added to; what is put into it is taken back by `_host_state.py`
+                applied.append(patch)
+                continue
             if isinstance(original, types.FunctionType):
                 replacement = functools.wraps(original)(replacement)
             setattr(replacement, _MARK, original)

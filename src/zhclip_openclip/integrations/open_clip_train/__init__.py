@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from zhclip_openclip.integrations import _one_line
 from zhclip_openclip.integrations._patching import Patch, apply
 from zhclip_openclip.integrations.open_clip_train import data, loss, options, validation
 
@@ -71,7 +72,8 @@ TRAIN = [
 
 
 def hook_params(module) -> None:
-    _tell_errors_in_a_line()
+    main = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None)
+    _one_line.tell_errors_where(main == "open_clip_train.main")
     apply(PARAMS, "open_clip_train")
 
 
@@ -94,22 +96,3 @@ def register() -> None:
     for name in autoload.HOOKS:
         if name.startswith("open_clip_train."):
             autoload.apply(name, importlib.import_module(name))
-
-
-def _tell_errors_in_a_line() -> None:
-    """In a process that is open_clip_train's own command, an error of ours ends it with its one line."""
-    from zhclip_openclip._errors import ZhclipError
-    from zhclip_openclip._reading import debug
-
-    main = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None)
-    if main != "open_clip_train.main" or debug():
-        return
-    before = sys.excepthook
-
-    def excepthook(kind, error, traceback):
-        if isinstance(error, ZhclipError):
-            print(f"zhclip-openclip: {error}", file=sys.stderr)
-        else:
-            before(kind, error, traceback)
-
-    sys.excepthook = excepthook
