@@ -141,13 +141,14 @@ def _plugin() -> list[Finding]:
         except Exception as error:
             findings.append(Finding(host, f"cannot be imported ({type(error).__name__}: {error})", "reinstall it"))
             continue
-        failed = {name: why for name, why in autoload.FAILED.items() if name.startswith(f"{host}.")}
+        hooks = [name for name in autoload.HOOKS if name.startswith(f"{host}.")]
+        failed = {name: why for name, why in autoload.FAILED.items() if name in hooks}
         if failed:
             name, why = next(iter(failed.items()))
             findings.append(
                 Finding(host, f"not hooked: {why} in {name}", f"report this with the version of {host} above")
             )
-        elif module not in autoload.DONE:
+        elif any(name in sys.modules and name not in autoload.DONE for name in hooks):
             findings.append(Finding(host, "not hooked", "import zhclip_openclip before it"))
         else:
             version = f", {metadata.version(host)}" if host in _OPTIONAL else ""
