@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from zhclip_openclip import _paths
 from zhclip_openclip._errors import CheckpointError, shorten
+from zhclip_openclip.checkpoints import _transfer
 from zhclip_openclip.checkpoints._read import Weights
 from zhclip_openclip.families import Family, Layout, Model, all_families, find
 from zhclip_openclip.families._layouts import OPEN_CLIP
@@ -193,24 +194,41 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
 
 def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, torch.Tensor]) -> None:
     """Write the tensors of one file into those of `state`."""
-    jobs: dict[str, list[tuple[str, Source, int]]] = {}
+    weights = piece.weights
+    jobs: dict[str, list[tuple[torch.Tensor, Source, bool]]] = {}
     for target, sources in parts.items():
+        transposed = any(re.search(pattern, target) for pattern in piece.layout.transpose)
         for source in sources:
-            jobs.setdefault(source.key, []).append((target, source, len(sources)))
-    for key, tensor in piece.weights.stream(jobs):
-        for target, source, count in jobs[key]:
+            destination = state[target]
+            if len(sources) > 1:
+                rows = destination.shape[0] // len(sources)
+                destination = destination.narrow(0, source.place * rows, rows)
+            jobs.setdefault(source.key, []).append((destination, source, transposed))
+    placed = [key for key in jobs if key in weights.offsets]
+    with weights.sources(placed) as files:
+        _transfer.carry_out(_move(weights, files[weights.owner[key]], *job) for key in placed for job in jobs.pop(key))
+    for key, tensor in weights.stream(jobs):
+        for destination, source, transposed in jobs[key]:
             part = tensor
             if source.shares > 1:
                 rows = tensor.shape[0] // source.shares
                 part = part.narrow(0, source.share * rows, rows)
-            if any(re.search(pattern, target) for pattern in piece.layout.transpose):
+            if transposed:
                 part = part.permute(*reversed(range(part.ndim)))
-            destination = state[target]
-            if count > 1:
-                rows = destination.shape[0] // count
-                destination = destination.narrow(0, source.place * rows, rows)
             destination.copy_(part.reshape(destination.shape))
         del tensor, part
+
+
+def _move(weights: Weights, file: _transfer.Source, destination: torch.Tensor, source: Source, transposed: bool):
+    """Which bytes of the file a tensor (of `destination`) is."""
+    import torch
+
+    shape, dtype = weights.shapes[source.key], getattr(torch, weights.dtypes[source.key])
+    offset = weights.offsets[source.key]
+    if source.shares > 1:
+        shape = (shape[0] // source.shares, *shape[1:])
+        offset += source.share * math.prod(shape) * dtype.itemsize
+    return _transfer.Move(file, destination, offset, dtype, shape, transposed and len(shape) > 1)
 
 
 def _owner(pieces: Sequence[Piece], target: str) -> int:
