@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from zhclip_openclip import _paths
 from zhclip_openclip._errors import CheckpointError, shorten
-from zhclip_openclip.checkpoints import _transfer
+from zhclip_openclip.checkpoints import _shared, _transfer
 from zhclip_openclip.checkpoints._read import Weights
 from zhclip_openclip.families import Family, Layout, Model, all_families, find
 from zhclip_openclip.families._layouts import OPEN_CLIP
@@ -181,15 +181,33 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
             size = _image_size(model, shapes[number], state)
             raise CheckpointError(_misfit(piece, name, lacking, unknown[number], misshapen[number], len(state), size))
         _refuse_other_types(piece, plans[number], state)
-    with torch.no_grad():
-        for target, value in constants.items():
-            state[target].fill_(value)
-        for number, piece in enumerate(pieces):
-            for target, tensor in resized[number].items():
-                state[target].copy_(tensor)
-            parts = {t: group for t, group in plans[number].items() if t in state and t not in resized[number]}
-            _copy(piece, parts, state)
+
+    def fill(state: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for target, value in constants.items():
+                state[target].fill_(value)
+            for number, piece in enumerate(pieces):
+                for target, tensor in resized[number].items():
+                    state[target].copy_(tensor)
+                parts = {t: group for t, group in plans[number].items() if t in state and t not in resized[number]}
+                _copy(piece, parts, state)
+
+    filled = {target: tensor for target, tensor in state.items() if target in held or target in constants}
+    if not (_shared.wanted() and _share(model, filled, pieces, fill)):
+        fill(state)
     return _IncompatibleKeys(missing, [key for keys in unknown for key in keys])
+
+
+def _share(model, state: Mapping[str, torch.Tensor], pieces: Sequence[Piece], fill) -> bool:
+    """Give the parameters of `state` memory that other processes share. False: it cannot be, and nothing was done."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}  # without those that are one another
+    if not state.keys() <= own.keys() or any(tensor.device.type != "cpu" for tensor in state.values()):
+        return False
+    identity = [(list(p.weights.stamps.values()), p.layout, p.weights.places) for p in pieces]
+    held = _shared.take(identity, {t: (tuple(v.shape), v.dtype) for t, v in state.items()}, fill)
+    for target, tensor in (held or {}).items():
+        own[target].data = tensor
+    return held is not None
 
 
 def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, torch.Tensor]) -> None:

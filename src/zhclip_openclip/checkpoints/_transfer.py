@@ -8,6 +8,7 @@ been loaded belongs to the process alone.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -23,9 +24,9 @@ from zhclip_openclip._reading import reading
 if TYPE_CHECKING:
     import torch
 
-#: Bytes of a file that are read at once: large enough that a block costs more than its overhead, and small enough that
-#: what has to be converted is still in the processor's cache.
-BLOCK = 2**21
+#: Bytes of a file that are read at once: enough that a block costs more than its overhead. What is converted on the way
+#: goes through torch's own threads, which wait for one another after each block.
+BLOCK = 8 * 2**20
 #: Threads that read. More do not help with a file that is in memory already, and little with one on a disk.
 _THREADS = 8
 #: Which file it is, and when it was last written: device, inode, bytes, nanoseconds.
@@ -113,25 +114,20 @@ def carry_out(moves: Iterable[Move]) -> None:
     moves = list(moves)
     blocks = [block for move in moves for block in _blocks(move)]
     count = min(_threads(), len(blocks))
+    spare: list[torch.Tensor] = []
     if count < 2:
         for block in blocks:
-            _put(block, _read(block))
+            _put(block, _read(block, spare), spare)
     else:
         ahead: deque[tuple[Move, Future]] = deque()
         with ThreadPoolExecutor(count, thread_name_prefix="zhclip-weights") as threads:
             for block in blocks:
-                ahead.append((block, threads.submit(_read, block)))
-                if len(ahead) > 2 * count:
-                    _put(*_next(ahead))
-            while ahead:
-                _put(*_next(ahead))
+                ahead.append((block, threads.submit(_read, block, spare)))
+                while len(ahead) > count or (ahead and block is blocks[-1]):  # each may hold a block
+                    done, future = ahead.popleft()
+                    _put(done, future.result(), spare)
     for source in {id(move.source): move.source for move in moves}.values():
         source.check()
-
-
-def _next(ahead: deque[tuple[Move, Future]]) -> tuple[Move, torch.Tensor | None]:
-    block, future = ahead.popleft()
-    return block, future.result()
 
 
 def _blocks(move: Move) -> Iterator[Move]:
@@ -145,31 +141,41 @@ def _blocks(move: Move) -> Iterator[Move]:
         yield Move(move.source, part, move.offset + start * move.dtype.itemsize, move.dtype, part.shape)
 
 
-def _read(move: Move) -> torch.Tensor | None:
-    """Read a block to where it belongs; what has to be converted or sent to another device, into a tensor of its own.
+def _read(move: Move, spare: list[torch.Tensor]) -> torch.Tensor | None:
+    """Read a block to where it belongs; what has to be converted or sent to another device, into a tensor that it
+    returns. spare: memory of such tensors that are not needed any more, as fresh memory costs as much as the reading.
 
-    Of torch's functions no other than these runs in a thread of ours, where each would start threads of its own.
+    Of torch's functions no other than these run in a thread of ours, where each would start threads of its own.
     """
     import torch
 
     wanted = move.destination
-    as_it_is = wanted.dtype == move.dtype and not move.transposed
-    direct = as_it_is and wanted.device.type == "cpu" and wanted.is_contiguous()
-    held = wanted.detach() if direct else torch.empty(tuple(move.shape), dtype=move.dtype)
-    move.source.read_into(held, move.offset)
-    return None if direct else held
+    if wanted.dtype == move.dtype and not move.transposed and wanted.device.type == "cpu" and wanted.is_contiguous():
+        move.source.read_into(wanted.detach(), move.offset)
+        return None
+    size = math.prod(move.shape) * move.dtype.itemsize
+    try:
+        memory = spare.pop()
+    except IndexError:
+        memory = torch.empty(max(size, BLOCK), dtype=torch.uint8)
+    if memory.numel() < size:
+        memory = torch.empty(size, dtype=torch.uint8)
+    move.source.read_into(memory[:size], move.offset)
+    return memory
 
 
-def _put(move: Move, held: torch.Tensor | None) -> None:
-    """Write what was read and not yet where it belongs."""
+def _put(move: Move, memory: torch.Tensor | None, spare: list[torch.Tensor]) -> None:
+    """Write what was read and is not where it belongs yet."""
     import torch
 
-    if held is None:
+    if memory is None:
         return
+    held = memory[: math.prod(move.shape) * move.dtype.itemsize].view(move.dtype).view(tuple(move.shape))
     if move.transposed:
         held = held.permute(*reversed(range(held.ndim)))
     with torch.no_grad():
         move.destination.copy_(held.reshape(move.destination.shape))
+    spare.append(memory)
 
 
 def _threads() -> int:
