@@ -69,7 +69,7 @@ def take(
                 os.ftruncate(record, 0)
                 os.pwrite(record, f"{os.getpid()} {descriptor}".encode(), 0)
                 weakref.finalize(memory, _forget, descriptor, path, os.getpid())
-    except (OSError, BufferError):
+    except OSError:
         return None
     return _views(memory, places)
 
@@ -99,7 +99,7 @@ def _mapped(descriptor: int, size: int) -> mmap.mmap:
 
 
 def _make(name: str, places: Mapping[str, tuple], size: int, fill) -> int:
-    """A descriptor of sealed memory with the values. Raises OSError: no memory; BufferError: it is held elsewhere."""
+    """A descriptor of sealed memory with the values. Raises OSError: no memory, or something may still write to it."""
     import fcntl
 
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -107,8 +107,8 @@ def _make(name: str, places: Mapping[str, tuple], size: int, fill) -> int:
         os.posix_fallocate(descriptor, 0, size)
         memory = mmap.mmap(descriptor, size)
         fill(_views(memory, places))
-        gc.collect()  # a view that is left would keep the memory writable
-        memory.close()
+        del memory  # not close(), which would leave a view that somebody keeps without its memory
+        gc.collect()
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _seals())
     except BaseException:
         os.close(descriptor)
