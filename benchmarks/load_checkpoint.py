@@ -12,6 +12,10 @@ Four ways, one after another in each round, every one in a process of its own, i
                 reads a weight when it is first used, so one pass over the weights is counted with it
 
 Peak memory is the highest resident size over that of the process before, in multiples of the file.
+
+Then three processes load at once, as torchrun starts them: ours, which share one copy, ours with
+ZHCLIP_SHARED_WEIGHTS=0, and transformers. Their memory is the sum of their proportional sizes (Pss of smaps_rollup),
+over that before, when all of them hold the model and have gone over its weights once; their time that of the last.
 """
 
 from __future__ import annotations
@@ -28,11 +32,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _report import Report, Row, begin, finish
 
 WAYS = ("read", "ours", "open_clip", "transformers")
+#: Processes that load at once, and what each way is and sets.
+TOGETHER = 3
+WAYS_TOGETHER = {"shared": ("ours", ""), "alone": ("ours", "0"), "transformers": ("transformers", "")}
 NAME = "zhclip-vit-l-14"
 
 
-def measure(way: str, folder: Path) -> dict:
-    """One loading in this process: seconds and peak memory in bytes."""
+def measure(way: str, folder: Path, together: bool) -> dict:
+    """One loading in this process: seconds and peak memory in bytes. together: begin on a line of the standard input,
+    and go over the weights and tell the proportional size on the next."""
     import time
 
     import open_clip
@@ -74,12 +82,58 @@ def measure(way: str, folder: Path) -> dict:
         return models
 
     work = {"read": read, "ours": ours, "open_clip": plain, "transformers": transformers}[way]
+    if together:
+        held = _pss()
+        print("ready", flush=True)
+        sys.stdin.readline()
     before = peak_rss_mib() if reset_peak_rss() else peak_rss_mib()
     start = time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
+    if together:
+        for model in result if isinstance(result, tuple) else (result,):
+            for parameter in model.parameters():
+                parameter.detach().sum()
+        print("loaded", flush=True)
+        sys.stdin.readline()
+        found = _pss() - held
+        print("measured", flush=True)
+        sys.stdin.readline()
+        return {"seconds": seconds, "pss_bytes": found}
     del result
     return {"seconds": seconds, "peak_bytes": (peak_rss_mib() - before) * 2**20}
+
+
+def _pss() -> int:
+    """Bytes of this process, those that it shares with others divided by their number."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def together(way: str, shares: str, folder: str) -> dict:
+    """The loading of several processes at once: seconds of the last, and their memory together in bytes."""
+    told = {"HF_HUB_OFFLINE": "1", "LOCAL_WORLD_SIZE": str(TOGETHER), "ZHCLIP_SHARED_WEIGHTS": shares}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--one", way, folder, "--together"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **told},
+        )
+        for _ in range(TOGETHER)
+    ]
+    for step in ("ready", "loaded", "measured"):
+        for process in processes:
+            while (line := process.stdout.readline()) != f"{step}\n":
+                if not line:
+                    raise RuntimeError(f"{way} ended before it was {step}")
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+    found = [json.loads(process.communicate()[0].strip().splitlines()[-1]) for process in processes]
+    return {"seconds": max(one["seconds"] for one in found), "pss_bytes": sum(one["pss_bytes"] for one in found)}
 
 
 def prepare(folder: Path) -> None:
@@ -115,9 +169,10 @@ def main() -> None:
     parser.add_argument("--file", type=Path, help="a ZH-CLIP model.safetensors with the published names")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--together", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one[0], Path(args.one[1]))))
+        print(json.dumps(measure(args.one[0], Path(args.one[1]), args.together)))
         return
     facts = begin("open_clip_torch", "transformers", "safetensors")
     with tempfile.TemporaryDirectory(prefix="zhclip-load-") as name:
@@ -142,17 +197,40 @@ def main() -> None:
                     env={**os.environ, "HF_HUB_OFFLINE": "1"},
                 )
                 rounds[way].append(json.loads(out.stdout.strip().splitlines()[-1]))
+        groups: dict[str, list[dict]] = {way: [] for way in WAYS_TOGETHER}
+        for _ in range(args.repeat if Path("/proc/self/smaps_rollup").exists() else 0):
+            for way, (one, shares) in WAYS_TOGETHER.items():
+                groups[way].append(together(one, shares, name))
     seconds = {way: [entry["seconds"] for entry in found] for way, found in rounds.items()}
     peak = {way: [entry["peak_bytes"] / size for entry in found] for way, found in rounds.items()}
     what = f"create_model with a file of {size / 1e9:.2f} GB"
     rows = [
         Row("loading", what, "s", seconds["ours"], "the bare reading", seconds["read"], "ours / theirs", at_most=1.5),
         Row("loading_open_clip", what, "s", seconds["ours"], "plain open_clip", seconds["open_clip"]),
-        Row("loading_transformers", what, "s", seconds["ours"], "transformers", seconds["transformers"]),
+        Row(
+            "loading_transformers",
+            what,
+            "s",
+            seconds["ours"],
+            "transformers",
+            seconds["transformers"],
+            "ours / theirs",
+            at_most=1.0,
+        ),
     ]
     for way, peer in (("read", "the bare reading"), ("open_clip", "plain open_clip"), ("transformers", "transformers")):
         rows.append(Row(f"loading_memory_{way}", "peak memory in sizes of the file", "", peak["ours"], peer, peak[way]))
-    finish(Report(rows, settings={"file_bytes": size}, details={"rounds": rounds}), facts, args.json)
+    if groups["shared"]:
+        what = f"{TOGETHER} processes at once"
+        times = {way: [entry["seconds"] for entry in found] for way, found in groups.items()}
+        pss = {way: [entry["pss_bytes"] / size for entry in found] for way, found in groups.items()}
+        for way, peer in (("alone", "ours, ZHCLIP_SHARED_WEIGHTS=0"), ("transformers", "transformers")):
+            rows.append(Row(f"loading_together_{way}", f"{what}, the last", "s", times["shared"], peer, times[way]))
+            memory = f"{what}, memory in sizes of the file"
+            rows.append(Row(f"loading_together_memory_{way}", memory, "", pss["shared"], peer, pss[way]))
+    finish(
+        Report(rows, settings={"file_bytes": size}, details={"rounds": rounds, "together": groups}), facts, args.json
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from zhclip_openclip import _paths
 from zhclip_openclip._errors import CheckpointError, shorten
+from zhclip_openclip.checkpoints import _shared, _transfer
 from zhclip_openclip.checkpoints._read import Weights
 from zhclip_openclip.families import Family, Layout, Model, all_families, find
 from zhclip_openclip.families._layouts import OPEN_CLIP
@@ -202,19 +203,38 @@ def load(model: torch.nn.Module, pieces: Sequence[Piece], name: str, strict: boo
             size = _image_size(model, shapes[number], state)
             raise CheckpointError(_misfit(piece, name, lacking, unknown[number], misshapen[number], len(state), size))
         _refuse_other_types(piece, plans[number], state)
-    with torch.no_grad():
-        for target, value in constants.items():
-            state[target].fill_(value)
-        for number, piece in enumerate(pieces):
-            for target, tensor in resized[number].items():
-                state[target].copy_(tensor)
-            parts = {t: group for t, group in plans[number].items() if t in state and t not in resized[number]}
-            _copy(piece, parts, state)
+
+    def fill(state: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for target, value in constants.items():
+                state[target].fill_(value)
+            for number, piece in enumerate(pieces):
+                for target, tensor in resized[number].items():
+                    state[target].copy_(tensor)
+                parts = {t: group for t, group in plans[number].items() if t in state and t not in resized[number]}
+                _copy(piece, parts, state)
+
+    filled = {target: tensor for target, tensor in state.items() if target in held or target in constants}
+    if not (_shared.wanted() and _share(model, filled, pieces, fill)):
+        fill(state)
     return _IncompatibleKeys(missing, [key for keys in unknown for key in keys])
+
+
+def _share(model, state: Mapping[str, torch.Tensor], pieces: Sequence[Piece], fill) -> bool:
+    """Give the parameters of `state` memory that other processes share. False: it cannot be, and nothing was done."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}  # without those that are one another
+    if not state.keys() <= own.keys() or any(tensor.device.type != "cpu" for tensor in state.values()):
+        return False
+    identity = [(list(p.weights.stamps.values()), p.layout, p.weights.places) for p in pieces]
+    held = _shared.take(identity, {t: (tuple(v.shape), v.dtype) for t, v in state.items()}, fill)
+    for target, tensor in (held or {}).items():
+        own[target].data = tensor
+    return held is not None
 
 
 def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, torch.Tensor]) -> None:
     """Write the tensors of one file into those of `state`."""
+<<<<<<< HEAD
     jobs: dict[str, list[tuple[str, Source, int | None]]] = {}
     for target, sources in parts.items():
         at = 0  # the row of the parameter at which a part begins
@@ -233,8 +253,43 @@ def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, t
             destination = state[target]
             if at is not None:
                 destination = destination.narrow(0, at, part.shape[0])
+=======
+    weights = piece.weights
+    jobs: dict[str, list[tuple[torch.Tensor, Source, bool]]] = {}
+    for target, sources in parts.items():
+        transposed = any(re.search(pattern, target) for pattern in piece.layout.transpose)
+        for source in sources:
+            destination = state[target]
+            if len(sources) > 1:
+                rows = destination.shape[0] // len(sources)
+                destination = destination.narrow(0, source.place * rows, rows)
+            jobs.setdefault(source.key, []).append((destination, source, transposed))
+    placed = [key for key in jobs if key in weights.offsets]
+    with weights.sources(placed) as files:
+        _transfer.carry_out(_move(weights, files[weights.owner[key]], *job) for key in placed for job in jobs.pop(key))
+    for key, tensor in weights.stream(jobs):
+        for destination, source, transposed in jobs[key]:
+            part = tensor
+            if source.shares > 1:
+                rows = tensor.shape[0] // source.shares
+                part = part.narrow(0, source.share * rows, rows)
+            if transposed:
+                part = part.permute(*reversed(range(part.ndim)))
+>>>>>>> load
             destination.copy_(part.reshape(destination.shape))
         del tensor, part
+
+
+def _move(weights: Weights, file: _transfer.Source, destination: torch.Tensor, source: Source, transposed: bool):
+    """Which bytes of the file a tensor (of `destination`) is."""
+    import torch
+
+    shape, dtype = weights.shapes[source.key], getattr(torch, weights.dtypes[source.key])
+    offset = weights.offsets[source.key]
+    if source.shares > 1:
+        shape = (shape[0] // source.shares, *shape[1:])
+        offset += source.share * math.prod(shape) * dtype.itemsize
+    return _transfer.Move(file, destination, offset, dtype, shape, transposed and len(shape) > 1)
 
 
 def _owner(pieces: Sequence[Piece], target: str) -> int:

@@ -23,12 +23,12 @@ class NoInit(TorchFunctionMode):
 
     def __init__(self):
         super().__init__()
-        self._ended, self._skipped = False, False
+        self.ended, self._skipped = False, False
         self._filled: set[str] = set()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if self._ended:
+        if self.ended:
             return func(*args, **kwargs)
         # torch.nn.init passes its tensor by name; inside its functions this mode is not active any more.
         changed = args[0] if args else kwargs.get("tensor")
@@ -41,7 +41,7 @@ class NoInit(TorchFunctionMode):
 
     def end(self) -> None:
         """From here on everything is done."""
-        self._ended = True
+        self.ended = True
 
     def fill(self, names: Iterable[str]) -> None:
         """These parameters have been given their values."""

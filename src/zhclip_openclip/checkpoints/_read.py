@@ -1,6 +1,7 @@
 """Reading files of weights: names and shapes first, tensors one after another later.
 
-A checkpoint is never held in memory beside the model: files are memory-mapped, and mapped anew after every
+A checkpoint is never held in memory beside the model: its tensors are read from where they lie in the file into those
+of the model (`_transfer.py`). Files of torch.save that do not say where are mapped, and mapped anew after every
 :data:`WINDOW` bytes, so that the pages that were read do not add up. What a file is, its first bytes say; its name says
 nothing.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from zhclip_openclip._reading import kind_of, read_json, reading
 from zhclip_openclip.checkpoints import _files, _safetensors, _state_dicts, _torch_files
 from zhclip_openclip.checkpoints._safetensors import Held, Stored
 from zhclip_openclip.checkpoints._torch_files import Place
+from zhclip_openclip.checkpoints._transfer import Source, Stamp, stamp
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +46,9 @@ class Weights:
     """The tensors of one checkpoint, by their names without what wrappers put into them.
 
     shapes: name -> shape. sizes: name -> bytes. owner: name -> file that holds it. places: name -> the keys under
-    which it stands there. dtypes: name -> type, as torch calls it. own: what this package has written into the metadata
-    of the file; "" where it has not.
+    which it stands there. dtypes: name -> type, as torch calls it. offsets: name -> its first byte in the file,
+    where that is known. stamps: file -> which one it was then. own: what this package has written into the metadata of
+    the file; "" where it has not.
     """
 
     path: Path
@@ -54,7 +57,18 @@ class Weights:
     owner: dict[str, Path]
     places: Mapping[str, Place] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict)
     own: str = ""
+
+    @contextmanager
+    def sources(self, names: Iterable[str]) -> Iterator[dict[Path, Source]]:
+        """The files that hold `names`, open. Raises CheckpointError: one is not what it was, or cannot be read."""
+        with ExitStack() as stack:
+            found: dict[Path, Source] = {}
+            for path in dict.fromkeys(self.owner[name] for name in names):
+                found[path] = stack.enter_context(closing(Source(path, self.stamps.get(path))))
+            yield found
 
     def stream(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of `names`, in the order of the files. Each is valid until the next is asked for.
@@ -62,6 +76,17 @@ class Weights:
         Raises CheckpointError: a file cannot be read any more.
         """
         wanted = set(names)
+        if placed := [name for name in self.shapes if name in wanted and name in self.offsets]:
+            import torch
+
+            with self.sources(placed) as sources:
+                for name in placed:
+                    tensor = torch.empty(self.shapes[name], dtype=getattr(torch, self.dtypes[name]))
+                    sources[self.owner[name]].read_into(tensor, self.offsets[name])
+                    yield name, tensor
+                for source in sources.values():
+                    source.check()
+            wanted -= set(placed)
         by_file: dict[Path, list[str]] = {}
         for name in self.shapes:
             if name in wanted:
@@ -90,7 +115,10 @@ def read(path: str | Path) -> Weights:
     files = _beside(path, shards) if shards else [path]
     dicts: dict[Place, dict[str, tuple[Path, Stored]]] = {}
     own: dict[Place, str] = {}
+    stamps: dict[Path, Stamp] = {}
     for file in files:
+        with reading(file, CheckpointError), file.open("rb") as opened:
+            stamps[file] = stamp(opened)
         for place, found in _listing(file).items():
             held = dicts.setdefault(place, {})
             if isinstance(found.metadata.get(OWN), str):
@@ -120,6 +148,8 @@ def read(path: str | Path) -> Weights:
         owner={name: file for name, (file, _) in entries.items()},
         places={name: (*chosen.place, chosen.names[name]) for name in names},
         dtypes={name: stored.dtype for name, (_, stored) in entries.items()},
+        offsets={name: stored.offset for name, (_, stored) in entries.items() if stored.offset is not None},
+        stamps=stamps,
         own=own.get(chosen.place, ""),
     )
 

@@ -8,6 +8,7 @@ that its own errors, which name neither the file nor what is wrong, are not met.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +44,14 @@ class Stored:
     """A tensor as a file says that it is.
 
     shape. size: bytes. dtype: torch's name. fault: why it cannot be taken as a parameter, "" for one that can.
+    offset: where in the file its values begin, one after another in the order of this machine; None where they are not.
     """
 
     shape: tuple[int, ...]
     size: int
     dtype: str
     fault: str = ""
+    offset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def listing(path: Path) -> Held:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "holds other than texts in __metadata__")
-    found = {name: _entry(path, name, entry) for name, entry in header.items()}
+    found = {name: _entry(path, name, entry, 8 + length) for name, entry in header.items()}
     end = 0
     names = sorted(found, key=lambda name: found[name][0])
     for name in names:
@@ -92,7 +95,7 @@ def listing(path: Path) -> Held:
     return Held({name: found[name][1] for name in names}, metadata)
 
 
-def _entry(path: Path, name: str, entry: object) -> tuple[tuple[int, int], Stored]:
+def _entry(path: Path, name: str, entry: object, start: int) -> tuple[tuple[int, int], Stored]:
     """One value of the header: begin and end of the tensor behind it, and what it says of it."""
     if not isinstance(entry, dict):
         raise _broken(path, f"has no object for {name!r}")
@@ -109,7 +112,8 @@ def _entry(path: Path, name: str, entry: object) -> tuple[tuple[int, int], Store
     size = offsets[1] - offsets[0]
     if math.prod(shape) * bits != size * 8:
         raise _broken(path, f"gives {size} bytes to {name!r}, which is {dtype} {shape}")
-    return tuple(offsets), Stored(tuple(shape), size, torch_name)
+    offset = start + offsets[0] if sys.byteorder == "little" else None
+    return tuple(offsets), Stored(tuple(shape), size, torch_name, offset=offset)
 
 
 def _counts(value: object) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import re
+import sys
 import threading
 import warnings
 import zipfile
@@ -52,10 +53,10 @@ class StandIn:
         pass
 
 
-def content(path: Path, quiet: bool = True) -> object:
+def content(path: Path, quiet: bool = True, values: bool = True) -> object:
     """What a torch file holds, with tensors on the CPU, mapped where its form allows it.
 
-    quiet: no warning about objects that were left out.
+    quiet: no warning about objects that were left out. values: without them tensors are on the meta device.
 
     Raises CheckpointError: a TorchScript archive, another archive, cut short, nothing that may be unpickled.
     """
@@ -65,7 +66,7 @@ def content(path: Path, quiet: bool = True) -> object:
         try:
             advice = "it may be cut short or damaged: fetch it again"
             with reading(path, CheckpointError, advice), _turn, _allowed(stand_ins):
-                result = _load(path)
+                result = _load(path, values)
             break
         except CheckpointError as error:
             cause = error.__cause__
@@ -91,13 +92,14 @@ def listing(path: Path) -> dict[Place, Held]:
 
     Raises CheckpointError: as :func:`content`; it holds none.
     """
-    top = content(path, quiet=False)
+    top = _described(path)
     if not isinstance(top, dict):
         raise CheckpointError(f"{path} holds a {type(top).__name__}, not a state dict")
     found: dict[Place, Held] = {}
     with reading(path, CheckpointError):
         for place, value, tensors in _dicts(top, ()):
-            found[place] = Held({name: _stored(tensor) for name, tensor in tensors.items()}, _metadata(value))
+            size = path.stat().st_size
+            found[place] = Held({name: _stored(tensor, size) for name, tensor in tensors.items()}, _metadata(value))
     if not found:
         raise CheckpointError(f"{path} holds no tensors: its keys are {shorten(top)}")
     return found
@@ -110,9 +112,38 @@ def tensor(top: object, place: Place) -> torch.Tensor:
     return top
 
 
-def _load(path: Path) -> object:
+def _described(path: Path) -> object:
+    """As :func:`content`, without values where torch can say where in the file they are."""
+    if _tells_offsets(path):
+        try:
+            return content(path, quiet=False, values=False)
+        except CheckpointError:
+            pass  # what cannot be on the meta device, or is broken: the other way tells
+    return content(path, quiet=False)
+
+
+def _tells_offsets(path: Path) -> bool:
+    """Whether torch, loading to the meta device, gives storages their place in this file: torch after 2.6, and zip
+    archives that were written in the byte order of this machine."""
     import torch
 
+    if not hasattr(torch.serialization, "_is_meta_location"):
+        return False
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # what is wrong with it is said elsewhere
+        names = archive.namelist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            return False
+        order = next((archive.read(name) for name in names if name.endswith("/byteorder")), b"little")
+        return order == sys.byteorder.encode()
+    return False
+
+
+def _load(path: Path, values: bool) -> object:
+    import torch
+
+    if not values:
+        with path.open("rb") as file:
+            return torch.load(file, map_location="meta", weights_only=True)
     if path.suffix == ".safetensors":  # by which torch would take it for one
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -182,12 +213,21 @@ def _metadata(state_dict: dict) -> dict[str, object]:
     return result
 
 
-def _stored(tensor: torch.Tensor) -> Stored:
+def _stored(tensor: torch.Tensor, file_size: int) -> Stored:
     import torch
 
     dtype = str(tensor.dtype).removeprefix("torch.")
+    size = tensor.numel() * tensor.element_size()
+    offset, described = None, False
+    if tensor.is_meta and not tensor.is_nested and tensor.layout == torch.strided:
+        start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+        described = start is not None
+        if described and tensor.is_contiguous():
+            offset = start + tensor.storage_offset() * tensor.element_size()
+            if offset + size > file_size:
+                offset = None
     fault = ""
-    if tensor.is_meta:
+    if tensor.is_meta and not described:
         fault = "has no values (it was saved from the meta device)"
     elif tensor.is_nested or tensor.layout != torch.strided:
         fault = f"is {'nested' if tensor.is_nested else 'sparse'}: save it as a dense tensor"
@@ -197,4 +237,4 @@ def _stored(tensor: torch.Tensor) -> Stored:
         fault = f"is a {type(tensor).__name__}, a part or another form of a tensor: save the whole one"
     if fault:
         return Stored((), 0, dtype, fault)
-    return Stored(tuple(tensor.shape), tensor.numel() * tensor.element_size(), dtype)
+    return Stored(tuple(tensor.shape), size, dtype, offset=offset)

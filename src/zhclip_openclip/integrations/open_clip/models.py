@@ -32,6 +32,7 @@ def create_model(original):
             return original(*args, **kwargs)
         if named.family.towers:
             importlib.import_module(named.family.towers)
+<<<<<<< HEAD
         if named.family.processor_of(named.model) == "patches":
             _refuse_a_size(named.family, named.model, call.arguments)
         from zhclip_openclip.towers import _pairs
@@ -42,8 +43,39 @@ def create_model(original):
             built = original(*args, **kwargs)  # in open_clip's own form, which open_clip builds as it says
         _belongs_to(built, named.model.name)
         return built
+=======
+        if named.place is not None:  # in open_clip's own form, which open_clip builds as it says
+            built = _build_as_written(original, call, named)
+            _belongs_to(built, named.model.name)
+            return built
+        return _build(original, call, named)
+>>>>>>> load
 
     return create_model
+
+
+def _build_as_written(original, call, named):
+    """What open_clip builds and loads by itself, but not initialised where weights follow. Where none do, it finds that
+    out when it has built the model, and builds once more: what was skipped is what the parameters should hold."""
+    import torch
+
+    from zhclip_openclip.checkpoints import _no_init
+
+    if not call.arguments.get("load_weights", True):
+        return original(*call.args, **call.kwargs)
+    loading, random = _Loading(None, False, _no_init.NoInit()), torch.get_rng_state()
+    token = _loading.set(loading)
+    try:
+        with loading.no_init:
+            built = original(*call.args, **call.kwargs)
+    finally:
+        _loading.reset(token)
+    if not loading.no_init.ended:
+        torch.set_rng_state(random)
+        return original(*call.args, **call.kwargs)
+    if hasattr(built, "named_parameters"):
+        loading.no_init.refuse_unfilled(built, named.model.name)
+    return built
 
 
 def _build(original, call, named):
@@ -113,7 +145,8 @@ def _refuse_a_size(family, model, given) -> None:
 class _Loading:
     """One call of `create_model` with weights.
 
-    interpolate: whether positions may be made to fit another image size. no_init: in force until the weights are read.
+    checkpoint: None where open_clip loads it by itself. interpolate: whether positions may be made to fit another image
+    size. no_init: in force until the weights are read.
     """
 
     def __init__(self, checkpoint, interpolate: bool, no_init):
@@ -183,6 +216,11 @@ def load_checkpoint(original):
         loading = _loading.get()
         if loading is None and getattr(model, "zhclip_model", None) is None:
             return original(*args, **kwargs)
+        if loading is not None and loading.checkpoint is None:
+            loading.no_init.end()
+            told = original(*args, **kwargs)
+            loading.no_init.fill(set(model.state_dict()) - set(getattr(told, "missing_keys", ())))
+            return told
         from zhclip_openclip.checkpoints import _files, _load, _resolve
 
         strict = call.arguments["strict"]
