@@ -44,6 +44,10 @@ class Source:
     start: int = 0
     stop: int = 0
 
+    @property
+    def is_a_part(self) -> bool:
+        return self.shares > 1 or bool(self.stop)
+
     def within(self, rows: int) -> tuple[int, int]:
         """First row and the one after the last, of a tensor that is stored with so many."""
         if self.stop:
@@ -234,35 +238,16 @@ def _share(model, state: Mapping[str, torch.Tensor], pieces: Sequence[Piece], fi
 
 def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, torch.Tensor]) -> None:
     """Write the tensors of one file into those of `state`."""
-<<<<<<< HEAD
-    jobs: dict[str, list[tuple[str, Source, int | None]]] = {}
-    for target, sources in parts.items():
-        at = 0  # the row of the parameter at which a part begins
-        for source in sources:
-            jobs.setdefault(source.key, []).append((target, source, at if len(sources) > 1 else None))
-            start, stop = source.within((_stored(piece.layout, target, piece.weights.shapes[source.key]) or (1,))[0])
-            at += stop - start
-    for key, tensor in piece.weights.stream(jobs):
-        for target, source, at in jobs[key]:
-            part = tensor
-            if source.shares > 1 or source.stop:
-                start, stop = source.within(tensor.shape[0])
-                part = part[start:stop]
-            if any(re.search(pattern, target) for pattern in piece.layout.transpose):
-                part = part.permute(*reversed(range(part.ndim)))
-            destination = state[target]
-            if at is not None:
-                destination = destination.narrow(0, at, part.shape[0])
-=======
     weights = piece.weights
     jobs: dict[str, list[tuple[torch.Tensor, Source, bool]]] = {}
     for target, sources in parts.items():
         transposed = any(re.search(pattern, target) for pattern in piece.layout.transpose)
+        at = 0  # the row of the parameter at which a part begins
         for source in sources:
             destination = state[target]
             if len(sources) > 1:
-                rows = destination.shape[0] // len(sources)
-                destination = destination.narrow(0, source.place * rows, rows)
+                start, stop = source.within((_stored(piece.layout, target, weights.shapes[source.key]) or (1,))[0])
+                destination, at = destination.narrow(0, at, stop - start), at + stop - start
             jobs.setdefault(source.key, []).append((destination, source, transposed))
     placed = [key for key in jobs if key in weights.offsets]
     with weights.sources(placed) as files:
@@ -270,12 +255,11 @@ def _copy(piece: Piece, parts: Mapping[str, list[Source]], state: Mapping[str, t
     for key, tensor in weights.stream(jobs):
         for destination, source, transposed in jobs[key]:
             part = tensor
-            if source.shares > 1:
-                rows = tensor.shape[0] // source.shares
-                part = part.narrow(0, source.share * rows, rows)
+            if source.is_a_part:
+                start, stop = source.within(tensor.shape[0])
+                part = part[start:stop]
             if transposed:
                 part = part.permute(*reversed(range(part.ndim)))
->>>>>>> load
             destination.copy_(part.reshape(destination.shape))
         del tensor, part
 
@@ -286,9 +270,10 @@ def _move(weights: Weights, file: _transfer.Source, destination: torch.Tensor, s
 
     shape, dtype = weights.shapes[source.key], getattr(torch, weights.dtypes[source.key])
     offset = weights.offsets[source.key]
-    if source.shares > 1:
-        shape = (shape[0] // source.shares, *shape[1:])
-        offset += source.share * math.prod(shape) * dtype.itemsize
+    if source.is_a_part:
+        start, stop = source.within(shape[0])
+        shape = (stop - start, *shape[1:])
+        offset += start * math.prod(shape[1:]) * dtype.itemsize
     return _transfer.Move(file, destination, offset, dtype, shape, transposed and len(shape) > 1)
 
 

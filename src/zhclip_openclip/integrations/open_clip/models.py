@@ -32,7 +32,6 @@ def create_model(original):
             return original(*args, **kwargs)
         if named.family.towers:
             importlib.import_module(named.family.towers)
-<<<<<<< HEAD
         if named.family.processor_of(named.model) == "patches":
             _refuse_a_size(named.family, named.model, call.arguments)
         from zhclip_openclip.towers import _pairs
@@ -40,16 +39,11 @@ def create_model(original):
         with _pairs.one_model():
             if named.place is None:
                 return _build(original, call, named)
-            built = original(*args, **kwargs)  # in open_clip's own form, which open_clip builds as it says
+            built = _build_as_written(
+                original, call, named
+            )  # in open_clip's own form, which open_clip builds as it says
         _belongs_to(built, named.model.name)
         return built
-=======
-        if named.place is not None:  # in open_clip's own form, which open_clip builds as it says
-            built = _build_as_written(original, call, named)
-            _belongs_to(built, named.model.name)
-            return built
-        return _build(original, call, named)
->>>>>>> load
 
     return create_model
 
@@ -60,6 +54,7 @@ def _build_as_written(original, call, named):
     import torch
 
     from zhclip_openclip.checkpoints import _no_init
+    from zhclip_openclip.towers import _pairs
 
     if not call.arguments.get("load_weights", True):
         return original(*call.args, **call.kwargs)
@@ -72,7 +67,8 @@ def _build_as_written(original, call, named):
         _loading.reset(token)
     if not loading.no_init.ended:
         torch.set_rng_state(random)
-        return original(*call.args, **call.kwargs)
+        with _pairs.one_model():  # another one than that before
+            return original(*call.args, **call.kwargs)
     if hasattr(built, "named_parameters"):
         loading.no_init.refuse_unfilled(built, named.model.name)
     return built
