@@ -9,6 +9,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,7 +34,8 @@ from zhclip_openclip.folders import mismatched, written
 from zhclip_openclip.folders._errors import FolderError
 from zhclip_openclip.folders._model import open_model
 from zhclip_openclip.folders._seen import Example
-from zhclip_openclip.folders.search import Answer, Hit, read_queries, search
+from zhclip_openclip.folders.queries import read_queries
+from zhclip_openclip.folders.search import Answer, Hit, search
 from zhclip_openclip.folders.shelf import open_shelf
 
 TINY = ("--model", "zhclip-tiny")
@@ -410,7 +413,13 @@ def test_a_query_that_is_too_long_is_told_of(digits, tiny, tmp_path):
         (["{folder}", "猫", "--output", "{folder}"], ".html, .csv or .json"),
         (["{folder}", "猫", "--cache", "{text}"], "another folder as --cache"),
         (["{folder}", "猫", "--device", "nonsense"], "cpu always works"),
-        (["{broken_folder}", "猫"], "none of 1 pictures can be read"),
+        (["猫", "{folder}"], "the folder comes first"),
+        (["{folder} ", "猫"], "take out the blanks around it"),
+        (["{folder}", "{text}"], "a file of another kind; for a text"),
+        (["{folder}", "{folder}"], "is a folder; for a text"),
+        (["{folder}", "没有的.jpg "], "--as text"),
+        (["{folder}", "猫", "--output", "{text}/x.csv"], "a.txt is a file; give another one"),
+        (["{broken_folder}", "猫"], "of 1 picture none can be read"),
     ],
 )
 def test_bad_input(digits, tmp_path, arguments, said):
@@ -473,3 +482,14 @@ def test_the_bank_is_varied_and_written_once():
     assert len(captions) >= 200 and len(set(captions)) == len(captions) and len(set(names)) == len(names)
     assert all(4 <= len(caption) <= 30 and not caption.endswith("。") for caption in captions)
     assert all(any("\u4e00" <= character <= "\u9fff" for character in text) for text in (*names, *captions))
+
+
+def test_what_is_wrong_with_a_command_is_said_before_anything_heavy_is_imported(digits):
+    code = (
+        "import sys\nfrom zhclip_openclip.commands import app\nfrom typer.testing import CliRunner\n"
+        "for words in (['search', sys.argv[1], ''], ['classify', sys.argv[1], '--labels', '猫']):\n"
+        "    assert CliRunner().invoke(app, words).exit_code == 1\n"
+        "assert not {'torch', 'open_clip', 'jinja2'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, digits], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from zhclip_openclip._errors import counted
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.datasets.pictures_of import Pictures
 from zhclip_openclip.features import image_pass, keeping
@@ -42,7 +43,7 @@ class Shelf:
 
     names: of each, the first in the order of names. copies: number of a picture -> other files of the same content.
     features: (n, d) unit vectors in the order of `names`. digests: (n, 32) uint8, SHA-256 of the files. files: how many
-    pictures were found. skipped: those that could not be read. encoded: how many went through the tower now.
+    pictures were found. skipped: those that could not be read. encoded: how many of `names` are new.
     """
 
     folder: Pictures
@@ -84,15 +85,15 @@ def open_shelf(
     if len(rows):  # else all of them are read anyway
         files.read(files.unknown(), tell)
     wanted = files.without(rows)
-    encoded = 0
+    before = len(rows)
     if wanted:
         try:
-            encoded = _encode(files, rows, wanted, opened, batch_size, workers)
+            _encode(files, rows, wanted, opened, batch_size, workers)
         finally:
             files.save()  # what was read stays known, whatever else goes wrong
     elif files.touched:
         files.save()
-    return _shelf(files, rows, encoded, notes)
+    return _shelf(files, rows, before, notes)
 
 
 def _place(folder: Pictures, opened: Opened) -> tuple[Place | None, list[str]]:
@@ -270,8 +271,8 @@ class _Rows:
             self.place.write(Stored(features, torch.from_numpy(np.ascontiguousarray(digests)), self.seconds))
 
 
-def _encode(files: _Files, rows: _Rows, wanted: list[int], opened: Opened, size: int, workers: int | None) -> int:
-    """Features of the wanted files, kept in blocks as they come; gives of how many."""
+def _encode(files: _Files, rows: _Rows, wanted: list[int], opened: Opened, size: int, workers: int | None) -> None:
+    """Features of the wanted files, kept in blocks as they come."""
     names = [files.names[number] for number in wanted]
     dataset = _seen.Pictures(files.folder.folder, names, opened.transform, files._now)
     if workers is None:
@@ -285,13 +286,12 @@ def _encode(files: _Files, rows: _Rows, wanted: list[int], opened: Opened, size:
     with using(cache=None):
         what = os.path.basename(os.path.realpath(files.folder.folder))
         images = image_pass.ImagePass(opened.module, loader, opened.device, opened.amp, what, keep=False)
-        done = encoded = 0
+        done = 0
         for features, reads in images:
             for number, read in zip(wanted[done : done + len(reads)], reads, strict=True):
                 files.take(number, read)
             done += len(reads)
             good = [place for place, read in enumerate(reads) if not read.reason]
-            encoded += len(good)
             if good:
                 held.append(features[good].cpu())
                 digests += [reads[place].digest for place in good]
@@ -299,10 +299,10 @@ def _encode(files: _Files, rows: _Rows, wanted: list[int], opened: Opened, size:
                 seconds = time.perf_counter() - begun
                 rows.keep(torch.cat(held), np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32).copy(), seconds)
                 held, digests, begun = [], [], time.perf_counter()
-    return encoded
 
 
-def _shelf(files: _Files, rows: _Rows, encoded: int, notes: list[str]) -> Shelf:
+def _shelf(files: _Files, rows: _Rows, before: int, notes: list[str]) -> Shelf:
+    """before: rows that were there before any picture was encoded."""
     bad = files.bad()
     for number in np.setdiff1d(np.flatnonzero(rows.of(files.digests) < 0), bad):
         # Its content was to be encoded from another file, which has changed since.
@@ -325,9 +325,10 @@ def _shelf(files: _Files, rows: _Rows, encoded: int, notes: list[str]) -> Shelf:
             copies.setdefault(int(place[number]), []).append(files.names[good[number]])
     if not names:
         raise FolderError(
-            f"{files.folder.folder}: none of {len(files.names):,} pictures can be read: {skipped[0].key} "
+            f"{files.folder.folder}: of {counted(len(files.names), 'picture')} none can be read: {skipped[0].key} "
             f"({skipped[0].reason})"
         )
+    encoded = int((order >= before).sum())
     features, digests = rows.take(order), files.digests[numbers]
     if not rows.whole or len(rows) - len(names) > _DEAD * len(rows):
         rows.write(features, digests)
