@@ -82,7 +82,8 @@ def turn(root: Path) -> dict[str, float]:
     from zhclip_openclip.datasets.pictures_of import list_pictures
     from zhclip_openclip.features.settings import using
     from zhclip_openclip.folders import shelf as shelves
-    from zhclip_openclip.folders.search import read_queries, search
+    from zhclip_openclip.folders.queries import read_queries
+    from zhclip_openclip.folders.search import search
 
     start = time.perf_counter()
     model = opened()

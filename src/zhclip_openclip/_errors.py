@@ -33,6 +33,11 @@ def shorten(names, limit: int = 4) -> str:
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """'1 picture', '2,000 pictures'. many: where that is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def printable(text: str) -> str:
     """`text` with what could act on a terminal, break a line or not be written as UTF-8 spelt out (`\\x1b`).
 

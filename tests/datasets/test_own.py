@@ -347,7 +347,7 @@ def spoil_workbook(root):
     ("spoil", "told"),
     [
         (lambda root: (root / "notes.txt").write_text("x"), "there is no picture in .*1 other files"),
-        (lambda root: picture(root / "a.png", 1), "1 pictures lie in .*nothing says what they are"),
+        (lambda root: picture(root / "a.png", 1), "1 picture in .*nothing says what they are"),
         (lambda root: folders(root, 猫=2), "one class alone .猫.*give that folder as --dataset_root"),
         (lambda root: two(root, rows=[("p/a/0.png", "猫"), ("p/a/1.png", "猫")]), "one class alone .猫"),
         (spoil_label, r"x.csv:2: the label '猫' is not in .*classnames.txt; did you mean 猫咪\?"),
@@ -404,10 +404,7 @@ def test_the_same_picture_under_two_labels_is_noted(tmp_path):
     folders(tmp_path, 猫=2, 狗=2)
     shutil.copy(tmp_path / "猫" / "0.png", tmp_path / "狗" / "copy.png")
     notes = " ".join(read(tmp_path).notes)
-    assert (
-        "1 pictures are there under two labels" in notes
-        and "猫/0.png (猫) is the same file as 狗/copy.png (狗)" in notes
-    )
+    assert "1 picture under two labels" in notes and "猫/0.png (猫) is the same file as 狗/copy.png (狗)" in notes
 
 
 def test_the_fingerprint_is_of_what_is_scored(tmp_path):

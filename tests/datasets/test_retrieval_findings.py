@@ -263,8 +263,8 @@ def test_the_advice_for_another_encoding_works(tmp_path):
     with pytest.raises(DatasetError, match=r"flickr30k_cn_test.txt:1: not UTF-8 \(looks like GBK\)") as error:
         build_retrieval_dataset("flickr30k-cn", folder)
     command = str(error.value).partition("convert it: ")[2]
-    assert command == "iconv -f GBK -t UTF-8 flickr30k_cn_test.txt > new"
-    subprocess.run(f"{command} && mv new {path.name}", shell=True, check=True, cwd=folder)
+    assert command == f"iconv -f GBK -t UTF-8 {path} > new"  # from wherever one is
+    subprocess.run(f"{command} && mv new {path}", shell=True, check=True, cwd=tmp_path)
     assert build_retrieval_dataset("flickr30k-cn", folder).fingerprint() == expected
 
 

@@ -20,7 +20,8 @@ from zhclip_openclip.datasets.digits import Digits
 from zhclip_openclip.datasets.pictures_of import list_pictures
 from zhclip_openclip.features.settings import using
 from zhclip_openclip.folders import mismatched
-from zhclip_openclip.folders.classify import classify, read_labels
+from zhclip_openclip.folders.classify import classify
+from zhclip_openclip.folders.labels import read_labels
 from zhclip_openclip.folders.shelf import open_shelf
 
 NAMES = [f"数字{character}" for character in "零一二三四五六七八九"]
@@ -139,6 +140,10 @@ def test_labels_from_a_file(tmp_path):
         (["--labels", "猫"], "'猫' alone; two labels are needed"),
         (["--labels", " , "], "none; two labels"),
         (["--labels", "猫,其他,其它"], "mean the same"),
+        (["--labels", "猫 狗"], "separated by commas: --labels 猫,狗"),
+        (["--labels", "{gbk}"], "give it as --labels-file"),
+        (["--labels-file", "{png}"], "a PNG picture; give a text file"),
+        (["--labels-file", "{folder}"], "a folder; give a text file"),
         (["--dataset-names", "food10"], "did you mean food101"),
         (["--labels-file", "{folder}/missing.txt"], "missing.txt: cannot be read"),
         (["--labels-file", "{gbk}"], "not UTF-8"),
@@ -150,6 +155,7 @@ def test_labels_from_a_file(tmp_path):
 def test_bad_labels(digits, tmp_path, options, said):
     gbk = tmp_path / "gbk.txt"
     gbk.write_bytes("苹果\n香蕉\n".encode("gbk"))
-    done = run(digits, *[word.format(folder=tmp_path, gbk=gbk) for word in options])
+    png = digits / "00.png"
+    done = run(digits, *[word.format(folder=tmp_path, gbk=gbk, png=png) for word in options])
     assert done.exit_code == 1 and isinstance(done.exception, ZhclipError), (done.output, done.exception)
     assert said in str(done.exception) and "custom_template_file" not in str(done.exception)

@@ -16,7 +16,7 @@ from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.commands import app
 from zhclip_openclip.datasets.digits import Digits
 from zhclip_openclip.folders import page as page_module
-from zhclip_openclip.folders.page import percent
+from zhclip_openclip.folders.written import percent
 
 NASTY = '<script>alert("红")</script> & <b>红'
 LONG = "二〇二四年国庆节在海边拍的一张名字特别特别长的照片" * 3
@@ -94,3 +94,14 @@ def test_in_a_browser(made, tmp_path):
         assert not asked and "Refused" not in done.stderr
         shot = np.asarray(Image.open(tmp_path / f"{number}.png").convert("RGB"))
         assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 100
+
+
+def test_for_readers_without_a_mouse(made):
+    """Every picture has a text, the contents are a landmark, and what has the focus is marked."""
+    for path in made[1:]:
+        text = path.read_text("utf-8")
+        assert all(re.search(r'alt="[^"]+', tag) for tag in re.findall(r"<img [^>]*>", text))
+        assert '<nav aria-label="目录 contents">' in text and ":focus-visible" in text
+        targets = re.findall(r'href="#([^"]*)"', text)
+        assert targets and all(f'id="{target}"' in text for target in targets)
+    assert 'alt="查询图片 5.png"' in made[1].read_text("utf-8")

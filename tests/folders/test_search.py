@@ -9,6 +9,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,7 +34,8 @@ from zhclip_openclip.folders import mismatched, written
 from zhclip_openclip.folders._errors import FolderError
 from zhclip_openclip.folders._model import open_model
 from zhclip_openclip.folders._seen import Example
-from zhclip_openclip.folders.search import Answer, Hit, read_queries, search
+from zhclip_openclip.folders.queries import read_queries
+from zhclip_openclip.folders.search import Answer, Hit, search
 from zhclip_openclip.folders.shelf import open_shelf
 
 TINY = ("--model", "zhclip-tiny")
@@ -240,14 +243,17 @@ def test_what_is_damaged_in_the_cache_is_made_again(folder, tiny, tmp_path, file
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_kill_at_every_write_costs_time_and_nothing_else(folder, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_any_write_costs_time_and_nothing_else(folder, tiny, tmp_path, monkeypatch, every):
+    """every: the seventh write and so on, which are of all kinds; all of them are slow."""
     # The same model throughout: trying it out takes most of the time of so short a pass.
     facts = keeping._look(tiny.module, Example(tiny.transform), tiny.encoders(), "cpu")
-    monkeypatch.setattr(keeping, "_look", lambda *given: facts)
+    monkeypatch.setattr(keeping, "_look", lambda *given, **more: facts)
+    monkeypatch.setattr(keeping, "_differs", lambda *given: "")
     for path in list(folder.rglob("*.png"))[8:]:
         path.unlink()
     whole = shelf_of(folder, tiny, None)
-    for number in range(100):
+    for number in range(0, 200, every):
         cache = tmp_path / f"cache {number}"
 
         def work(cache=cache):
@@ -333,21 +339,22 @@ def test_unreadable_files_are_named_skipped_and_not_tried_again(folder, tiny, tm
     reasons = {entry.key: entry.reason for entry in first.skipped}
     assert reasons.keys() == {"坏的.jpg", "empty.png", "half.png"}
     assert reasons["empty.png"] == "an empty file" and reasons["坏的.jpg"] == "not a picture"
-    assert len(first) == 30 and first.files == 33
+    assert len(first) == first.encoded == 30 and first.files == 33
     assert any(".heif" in note and "pip install pillow-heif" in note for note in first.folder.notes())
 
-    opened = []
+    opened: list[str] = []
     real = open
     monkeypatch.setattr("builtins.open", lambda path, *a, **k: (opened.append(str(path)), real(path, *a, **k))[1])
     again = shelf_of(folder, tiny, tmp_path)
     assert again.skipped == first.skipped and again.encoded == 0
     assert not [path for path in opened if path.startswith(str(folder))]
-    monkeypatch.undo()
     (folder / "half.png").write_bytes(whole)  # mended: a copy of 001, and so known
     mended = shelf_of(folder, tiny, tmp_path)
     assert mended.encoded == 0 and "half.png" not in {entry.key for entry in mended.skipped}
+    opened.clear()
     monkeypatch.setattr("zhclip_openclip.folders._seen.reader", lambda: "another one")
-    assert shelf_of(folder, tiny, tmp_path).encoded == 2  # which might read what this one could not
+    assert shelf_of(folder, tiny, tmp_path).encoded == 0  # which might read what this one could not
+    assert {Path(path).name for path in opened if path.startswith(str(folder))} == {"坏的.jpg", "empty.png"}
 
 
 def test_names_that_are_no_unicode_and_links(digits, folder, tiny, tmp_path):
@@ -406,7 +413,13 @@ def test_a_query_that_is_too_long_is_told_of(digits, tiny, tmp_path):
         (["{folder}", "猫", "--output", "{folder}"], ".html, .csv or .json"),
         (["{folder}", "猫", "--cache", "{text}"], "another folder as --cache"),
         (["{folder}", "猫", "--device", "nonsense"], "cpu always works"),
-        (["{broken_folder}", "猫"], "none of 1 pictures can be read"),
+        (["猫", "{folder}"], "the folder comes first"),
+        (["{folder} ", "猫"], "take out the blanks around it"),
+        (["{folder}", "{text}"], "a file of another kind; for a text"),
+        (["{folder}", "{folder}"], "is a folder; for a text"),
+        (["{folder}", "没有的.jpg "], "--as text"),
+        (["{folder}", "猫", "--output", "{text}/x.csv"], "a.txt is a file; give another one"),
+        (["{broken_folder}", "猫"], "of 1 picture none can be read"),
     ],
 )
 def test_bad_input(digits, tmp_path, arguments, said):
@@ -469,3 +482,14 @@ def test_the_bank_is_varied_and_written_once():
     assert len(captions) >= 200 and len(set(captions)) == len(captions) and len(set(names)) == len(names)
     assert all(4 <= len(caption) <= 30 and not caption.endswith("。") for caption in captions)
     assert all(any("\u4e00" <= character <= "\u9fff" for character in text) for text in (*names, *captions))
+
+
+def test_what_is_wrong_with_a_command_is_said_before_anything_heavy_is_imported(digits):
+    code = (
+        "import sys\nfrom zhclip_openclip.commands import app\nfrom typer.testing import CliRunner\n"
+        "for words in (['search', sys.argv[1], ''], ['classify', sys.argv[1], '--labels', '猫']):\n"
+        "    assert CliRunner().invoke(app, words).exit_code == 1\n"
+        "assert not {'torch', 'open_clip', 'jinja2'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, digits], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zhclip_openclip._errors import ZhclipError, printable
+from zhclip_openclip._errors import ZhclipError, counted, printable
 
 if TYPE_CHECKING:
     from zhclip_openclip.folders._model import Opened
@@ -60,8 +60,9 @@ def opened(
     batch_size: int,
     workers: int | None,
     quiet: bool,
+    queries: Sequence[str] = (),
 ) -> Iterator[tuple[Shelf, Opened, Callable[[str], None]]]:
-    """The folder's pictures with their features, the model, and what prints a note."""
+    """The folder's pictures with their features, the model, and what prints a note. queries: as they were given."""
     from zhclip_openclip.datasets.pictures_of import list_pictures, on_stderr
     from zhclip_openclip.features.settings import from_environment, users_folder, using
 
@@ -69,6 +70,8 @@ def opened(
         if not quiet:
             print(printable(text), file=sys.stderr)
 
+    if not folder.exists():
+        _say_what_was_meant(folder, queries)
     pictures = list_pictures(folder, follow_links, on_stderr(folder, quiet), skip_unreadable=True)
     kept = cache.expanduser() if cache else from_environment().cache or users_folder()
     _writable(kept)
@@ -89,11 +92,20 @@ def opened(
         more = f"; {len(shelf.skipped) - 20:,} more are not named here" if len(shelf.skipped) > 20 else ""
         copies = shelf.files - len(shelf.skipped) - len(shelf)
         note(
-            f"{shelf.files:,} pictures in {folder}: {shelf.encoded:,} encoded now"
-            + (f", {copies:,} copies of others" if copies else "")
+            f"{counted(shelf.files, 'picture')} in {folder}: {shelf.encoded:,} encoded now"
+            + (f", {counted(copies, 'copy', 'copies')} of others" if copies else "")
             + (f", {len(shelf.skipped):,} that cannot be read{more}" if shelf.skipped else "")
         )
         yield shelf, model_opened, note
+
+
+def _say_what_was_meant(folder: Path, queries: Sequence[str]) -> None:
+    """Raises ZhclipError for a folder that is not there, where one can tell what was meant."""
+    given = str(folder)
+    if given != given.strip() and Path(given.strip()).is_dir():
+        raise ZhclipError(f"{given!r} is not there, and {given.strip()!r} is: take out the blanks around it")
+    if swapped := next((query for query in queries if os.path.isdir(query)), None):
+        raise ZhclipError(f"{given} is not there: the folder comes first, and then the queries: {swapped} {given}")
 
 
 def _writable(folder: Path) -> None:
@@ -109,7 +121,8 @@ def _writable(folder: Path) -> None:
 
 def say_written(path: Path, quiet: bool) -> None:
     if not quiet:
-        size = f"{path.stat().st_size / 1e6:,.1f} MB"
+        length = path.stat().st_size
+        size = f"{length / 1e6:,.1f} MB" if length >= 100_000 else f"{length / 1e3:,.1f} kB"
         offline = ", opens in any browser without a network" if path.suffix.lower() in (".html", ".htm") else ""
         print(printable(f"{path}: {size}{offline}"), file=sys.stderr)
 

@@ -38,7 +38,7 @@ def classify(
     from rich.console import Console
 
     from zhclip_openclip.folders import written
-    from zhclip_openclip.folders.classify import read_labels
+    from zhclip_openclip.folders.labels import read_labels
 
     forms = {path: written.form_of(path) for path in output or []}
     wanted = read_labels(labels, labels_file, dataset_names, templates)
@@ -53,6 +53,13 @@ def classify(
         result = sort(shelf, opened, wanted)
         for text in result.notes:
             note(f"Note: {text}")
+        if format is Format.table:
+            written.print_classified(Console(emoji=False), result)
+        else:
+            text = (
+                written.classify_csv(result) if format is Format.csv else written.classify_json(shelf, opened, result)
+            )
+            typer.echo(text, nl=False)
         for path, form in forms.items():
             if form == "page":
                 with _folders.progress(quiet) as tell:
@@ -61,10 +68,3 @@ def classify(
                 text = written.classify_csv(result) if form == "csv" else written.classify_json(shelf, opened, result)
             written.write(path, text, for_excel=form == "csv")
             _folders.say_written(path, quiet)
-        if format is Format.table:
-            written.print_classified(Console(emoji=False), result)
-        else:
-            text = (
-                written.classify_csv(result) if format is Format.csv else written.classify_json(shelf, opened, result)
-            )
-            typer.echo(text, nl=False)

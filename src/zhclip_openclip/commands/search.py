@@ -40,11 +40,12 @@ def search(
     from rich.console import Console
 
     from zhclip_openclip.folders import written
-    from zhclip_openclip.folders.search import read_queries
+    from zhclip_openclip.folders.queries import read_queries
 
     forms = {path: written.form_of(path) for path in output or []}
-    queries = read_queries(query, kind.value)
-    with _folders.opened(folder, model, pretrained, follow_links, cache, device, batch_size, workers, quiet) as (
+    # Of a folder that is not there `opened` says what was meant; its queries are not looked at.
+    queries = read_queries(query, kind.value if folder.exists() else "text")
+    with _folders.opened(folder, model, pretrained, follow_links, cache, device, batch_size, workers, quiet, query) as (
         shelf,
         opened,
         note,
@@ -56,6 +57,11 @@ def search(
         for answer in answers:
             for text in answer.notes:
                 note(f"Note: {text}")
+        if format is Format.table:
+            written.print_search(Console(emoji=False), answers)
+        else:
+            text = written.search_csv(answers) if format is Format.csv else written.search_json(shelf, opened, answers)
+            typer.echo(text, nl=False)
         for path, form in forms.items():
             if form == "page":
                 with _folders.progress(quiet) as tell:
@@ -64,8 +70,3 @@ def search(
                 text = written.search_csv(answers) if form == "csv" else written.search_json(shelf, opened, answers)
             written.write(path, text, for_excel=form == "csv")
             _folders.say_written(path, quiet)
-        if format is Format.table:
-            written.print_search(Console(emoji=False), answers)
-        else:
-            text = written.search_csv(answers) if format is Format.csv else written.search_json(shelf, opened, answers)
-            typer.echo(text, nl=False)

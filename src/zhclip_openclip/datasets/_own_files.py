@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from zhclip_openclip._errors import printable, shorten
+from zhclip_openclip._errors import counted, printable, shorten
 from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets._images import Skipped
@@ -166,7 +166,7 @@ def in_folders(base: Path, classes: Sequence[str], follow_links: bool, quiet: bo
             "labels; take it away"
         )
     if stray:
-        notes.append(f"{stray} pictures in {base} lie in no folder of a class and are left out")
+        notes.append(f"{counted(stray, 'picture')} in {base} in no folder of a class, left out")
     if not found:
         raise DatasetError(f"{base}: no picture is in its folders; {'; '.join(notes) or 'put them there'}")
     return found, notes
@@ -196,7 +196,7 @@ def without_doubles(pictures: Iterable[Picture]) -> tuple[list[Picture], list[st
             )
         else:
             again += 1
-    return kept, [f"{again} pictures are named again with the same label, and are counted once"] if again else []
+    return kept, [f"{counted(again, 'picture')} named again with the same label, and counted once"] if again else []
 
 
 def same_content(pictures: Sequence[Picture]) -> list[str]:
@@ -221,7 +221,7 @@ def same_content(pictures: Sequence[Picture]) -> list[str]:
     first, second = doubles[0]
     return [
         printable(
-            f"{len(doubles)} pictures are there under two labels, of which one is wrong: {second.key} "
+            f"{counted(len(doubles), 'picture')} under two labels, of which one is wrong: {second.key} "
             f"({second.label}) is the same file as {first.key} ({first.label})"
         )
     ]

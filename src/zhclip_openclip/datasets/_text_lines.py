@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,4 +111,4 @@ def encoding_of(raw: bytes) -> str:
 
 def iconv(encoding: str, path: Path) -> str:
     """The command that converts a file."""
-    return f"iconv -f {encoding.upper()} -t UTF-8 {path.name} > new"
+    return f"iconv -f {encoding.upper()} -t UTF-8 {shlex.quote(str(path))} > new"

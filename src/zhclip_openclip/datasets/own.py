@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zhclip_openclip._errors import printable, shorten
+from zhclip_openclip._errors import counted, printable, shorten
 from zhclip_openclip._reading import read_json, reading
 from zhclip_openclip.datasets import _own_classes
 from zhclip_openclip.datasets._dataset_error import DatasetError
@@ -291,8 +291,9 @@ def _nothing(
     if len(listed):
         example = f"{root / '猫'}"
         return (
-            f"{name}: {len(listed)} pictures lie in {root}, and nothing says what they are; put those of each class "
-            f"into a folder with its name ({example}), or write a table captions.csv with the columns path and caption"
+            f"{name}: {counted(len(listed), 'picture')} in {root}, and nothing says what they are; put those of each "
+            f"class into a folder with its name ({example}), or write a table captions.csv with the columns path and "
+            "caption"
         )
     notes = listed.notes()
     return f"{name}: there is no picture in {root} ({'; '.join(notes) or f'{listed.entries} other files'}); look at it"

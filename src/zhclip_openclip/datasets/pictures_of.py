@@ -16,7 +16,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from zhclip_openclip._errors import printable, shorten
+from zhclip_openclip._errors import counted, printable, shorten
 from zhclip_openclip._reading import reading
 from zhclip_openclip.datasets._dataset_error import DatasetError
 
@@ -64,16 +64,16 @@ class Pictures:
         notes = []
         if self.links_out:
             notes.append(
-                f"{len(self.links_out)} links lead out of {self.folder} and were not followed "
+                f"{counted(len(self.links_out), 'link')} out of {self.folder} not followed "
                 f"({shorten(self.links_out, 3)}); --follow-links follows them"
             )
         if self.others:
             notes.append(
-                f"{self.others.total()} pictures of other kinds ({', '.join(sorted(self.others))}) in {self.folder} "
-                f"are not read; {_way_out(self.others)}"
+                f"{counted(self.others.total(), 'picture')} of other kinds ({', '.join(sorted(self.others))}) in "
+                f"{self.folder} not read; {_way_out(self.others)}"
             )
         if self.unreadable:
-            notes.append(f"{len(self.unreadable)} folders cannot be read: {shorten(self.unreadable, 3)}")
+            notes.append(f"{counted(len(self.unreadable), 'folder')} not readable: {shorten(self.unreadable, 3)}")
         return [printable(note) for note in notes]
 
 
@@ -161,11 +161,12 @@ def _list(result: Pictures, follow_links: bool, tell: Callable[[int], None] | No
             result.entries += 1
             if tell is not None and result.entries % EVERY == 0:
                 tell(result.entries)
-            if entry.name.startswith(".") or entry.name.lower() in _MADE:
+            called = entry.name
+            if called.startswith(".") or called.lower() in _MADE:
                 continue
-            below = f"{name}/{entry.name}" if name else entry.name
+            below = f"{name}/{called}" if name else called
             link = entry.is_symlink()
-            suffix = os.path.splitext(entry.name)[1].lower()
+            suffix = os.path.splitext(called)[1].lower()
             if link and not follow_links and not _inside(entry.path, top):
                 if suffix in known or entry.is_dir():
                     result.links_out.append(below)

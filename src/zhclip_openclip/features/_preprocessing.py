@@ -51,11 +51,11 @@ class Tried:
     dtype: torch.dtype | None
 
 
-def preprocessing(dataset) -> Tried | None:
+def preprocessing(dataset, once: bool = False) -> Tried | None:
     """Of what happens to the images of a data set; None if it is not the same every time.
 
     Tried on images of our own where the transform is within reach, and on some of the data set: spread over it, of a
-    stream the first.
+    stream the first. once: whether it is the same every time is not looked into.
     """
     if isinstance(dataset, torch.utils.data.IterableDataset) and not hasattr(dataset, "pipeline"):
         return None  # TensorFlow must not run in a process that is forked afterwards
@@ -66,8 +66,12 @@ def preprocessing(dataset) -> Tried | None:
     with _same_random_numbers_afterwards():
         own = [_tried(transform, image) for image in probes]
         # The second time without the large ones, which take longer than all others together.
-        again = [_tried(transform, image) if max(image.size) < _LARGE else own[at] for at, image in enumerate(probes)]
-        (real, example), (real_again, _) = (_real(dataset, transform) for _ in range(2))
+        again = [
+            own[at] if once or max(image.size) >= _LARGE else _tried(transform, image)
+            for at, image in enumerate(probes)
+        ]
+        real, example = _real(dataset, transform)
+        real_again = real if once else _real(dataset, transform)[0]
     if own != again or real != real_again or not (own or real):
         return None
     known = isinstance(example, torch.Tensor)
@@ -151,4 +155,4 @@ def _probe(pixels: np.ndarray, kind: str) -> Image.Image:
         turned[0x0112] = 6  # the tag of the orientation
         result.info["exif"] = turned.tobytes()
         return result
-    return result.convert(kind)
+    return result if kind == result.mode else result.convert(kind)

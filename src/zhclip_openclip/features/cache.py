@@ -69,6 +69,10 @@ class FeatureCache:
                 free = place
         return free or name
 
+    def held(self, place: str, trial: torch.Tensor) -> bool:
+        """Whether features of a tower with this trial are there. place: see `place`."""
+        return any(same(_trial_of(path), trial) for path in self._paths(place))
+
     def _paths(self, name: str) -> Iterator[Path]:
         yield self.folder / name / WHOLE
         for part in sorted((self.folder / name).glob("part-*")):

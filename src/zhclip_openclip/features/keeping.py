@@ -15,6 +15,9 @@ from zhclip_openclip.features.progress import note
 from zhclip_openclip.features.settings import Settings
 from zhclip_openclip.features.spent import READING, timed
 
+_RANDOM_PICTURES = "a preprocessing that differs from time to time"
+_RANDOM_TOWER = "a model that gives other features of the same images the second time, or none that are finite"
+
 
 @dataclass
 class _Facts:
@@ -77,28 +80,41 @@ def place_by_rows(
     """
     if settings.cache is None:
         return None, "no feature cache"
-    facts = _look(model, dataset, encoders, device)
+    facts = _look(model, dataset, encoders, device, once=True)
     if facts.reason:
         return None, facts.reason
     name = fingerprint.digest([facts.tower, facts.made_with, fingerprint.precision(device, amp), rows])
     cache = FeatureCache(settings.cache, settings.limit)
-    about = describe(dataset=what, device=str(device), amp=amp)
-    return Place(cache, cache.place(name, facts.trial), facts.trial, about), ""
+    place = cache.place(name, facts.trial)
+    # What lies there was tried out twice before it was written, and this is the same once more.
+    if not cache.held(place, facts.trial) and (reason := _differs(facts, dataset, encoders, device)):
+        return None, reason
+    return Place(cache, place, facts.trial, describe(dataset=what, device=str(device), amp=amp)), ""
 
 
-def _look(model: Any, dataset: Any, encoders: list, device: str) -> _Facts:
+def _look(model: Any, dataset: Any, encoders: list, device: str, once: bool = False) -> _Facts:
+    """once: whether all is the same the second time is left to `_differs`."""
     if part := fingerprint.part_in_training(model):
         return _Facts(f"a model of which {part} is in training mode")
-    tried = fingerprint.preprocessing(dataset)
+    tried = fingerprint.preprocessing(dataset, once)
     if tried is None:
-        return _Facts("a preprocessing that differs from time to time")
+        return _Facts(_RANDOM_PICTURES)
     if tried.shape is None:
         return _Facts("a preprocessing that gives no tensors")
     try:
         tower = fingerprint.tower(model)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return _Facts(f"a model with weights that are no plain numbers ({' '.join(str(error).split())[:100]})")
-    given = trial.try_out(encoders, tried.shape, tried.dtype, device)
+    given = trial.try_out(encoders, tried.shape, tried.dtype, device, once)
     if given is None:
-        return _Facts("a model that gives other features of the same images the second time, or none that are finite")
+        return _Facts(_RANDOM_TOWER)
     return _Facts("", tried.digest, tower, given)
+
+
+def _differs(facts: _Facts, dataset: Any, encoders: list, device: str) -> str:
+    """What is not the same every time, or "". Both are tried twice here: two calls get the same random numbers."""
+    tried = fingerprint.preprocessing(dataset)
+    if tried is None or tried.digest != facts.made_with:
+        return _RANDOM_PICTURES
+    given = trial.try_out(encoders, tried.shape, tried.dtype, device)
+    return "" if trial.same(given, facts.trial) else _RANDOM_TOWER

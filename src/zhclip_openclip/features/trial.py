@@ -22,20 +22,26 @@ TOLERANCE = 3e-5
 
 
 def try_out(
-    encoders: list[Callable[[torch.Tensor], torch.Tensor]], shape: tuple[int, ...], dtype: torch.dtype, device: str
+    encoders: list[Callable[[torch.Tensor], torch.Tensor]],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
+    once: bool = False,
 ) -> torch.Tensor | None:
     """(2, d) float32 on the CPU: what a tower gives for two fixed images; None if it gives something else the second
     time, or nothing that can be compared.
 
     encoders: see `image_pass.encoder`; the first that takes them counts. One without mixed precision comes first: its
     numbers are sharper, and what the precision is stands in the name of what is kept.
-    shape, dtype: of an image, as the preprocessing gives it.
+    shape, dtype: of an image, as the preprocessing gives it. once: whether it is the same the second time is not looked
+    into.
     """
     images = probes(shape, dtype)
     for last, encode in enumerate(encoders, 1 - len(encoders)):
         try:
             with _aside(device):
-                first, second = (encode(images).float().cpu() for _ in range(2))
+                first = encode(images).float().cpu()
+                second = first if once else encode(images).float().cpu()
             break
         except (RuntimeError, TypeError):  # weights in half precision take float32 images under autocast alone
             if last == 0:

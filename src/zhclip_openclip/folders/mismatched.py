@@ -93,9 +93,11 @@ def captions_of(opened: Opened) -> torch.Tensor:
 def names_of(opened: Opened, templates: Sequence[str]) -> torch.Tensor:
     """(n, d): the bank's names as a model's zero-shot classifier has them with these templates."""
 
+    other = "other names, to compare with"
+
     def classes(some: list[str]) -> torch.Tensor:
         columns = zero_shot_classifier(
-            opened.module, opened.tokenizer, some, list(templates), opened.device, opened.amp
+            opened.module, opened.tokenizer, some, list(templates), opened.device, opened.amp, what=other
         )
         return columns.T.float().cpu().contiguous()
 

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zhclip_openclip._errors import printable
+from zhclip_openclip._errors import counted, printable
 from zhclip_openclip.folders import _seen
 from zhclip_openclip.folders._errors import FolderError
 from zhclip_openclip.folders._model import Opened
 from zhclip_openclip.folders.classify import Classified, Labelled
-from zhclip_openclip.folders.search import PICTURE, TEXT, Answer, Query, name_of
+from zhclip_openclip.folders.queries import PICTURE, TEXT, Query
+from zhclip_openclip.folders.search import Answer, name_of
 from zhclip_openclip.folders.shelf import Shelf
+from zhclip_openclip.folders.written import percent
 from zhclip_openclip.report.views._pages import pages
 
 TEMPLATE = "pictures.html.j2"
 _THUMBNAIL, _QUALITY = 280, 80  # pixels of the longer side: sharp at the 170 CSS pixels of a tile; some 10 kB
 #: Bytes of pictures on a page, as in `galleries/queries.py`.
 PAGE_LIMIT = 200_000_000
-
-
-def percent(share: float) -> str:
-    """99.97%: rounded down, so that what is not above all is never 100%."""
-    return f"{math.floor(share * 10_000 + 1e-9) / 100:g}%"
 
 
 def search_page(
@@ -109,7 +105,7 @@ def classify_page(
     doubtful = result.doubtful()[:number]
     thumbnails = _Thumbnails(shelf, sum(len(found[:number]) for _, found in groups) + len(doubtful), progress)
     sections = [
-        _labelled(thumbnails, names, name, found[:number], f"{len(found):,} 张", f"{len(found):,} pictures")
+        _labelled(thumbnails, names, name, found[:number], f"{len(found):,} 张", counted(len(found), "picture"))
         for name, found in groups
     ]
     if len(result.pictures) > 1:

@@ -6,23 +6,20 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from zhclip_openclip._errors import printable
-from zhclip_openclip._reading import kind_of, reading
-from zhclip_openclip.datasets import pictures_of
+from zhclip_openclip._reading import reading
 from zhclip_openclip.folders import _seen, mismatched
 from zhclip_openclip.folders._errors import FolderError
 from zhclip_openclip.folders._model import Opened
 from zhclip_openclip.folders.mismatched import Mismatched
+from zhclip_openclip.folders.queries import PICTURE, TEXT, Query
 from zhclip_openclip.folders.shelf import Shelf
 from zhclip_openclip.metrics._features import Features, score_pairs
 from zhclip_openclip.metrics.topk import blocked_topk
-
-TEXT, PICTURE = "text", "picture"
 
 
 @dataclass(frozen=True)
@@ -47,45 +44,6 @@ class Answer:
     hits: list[Hit]
     pairs: int
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Query:
-    """text: what was asked. path: of a query that is a picture."""
-
-    text: str
-    path: Path | None = None
-
-
-def read_queries(texts: Sequence[str], kind: str = "auto") -> list[Query]:
-    """kind: 'text', 'picture', or 'auto': a picture where there is a file of that name, or a name that only a picture
-    has.
-
-    Raises FolderError: an empty query, a picture that is not there, a file that is no picture.
-    """
-    if not texts:
-        raise FolderError("nothing to search for: give a text or a picture")
-    return [_query(text, number, kind) for number, text in enumerate(texts, start=1)]
-
-
-def _query(text: str, number: int, kind: str) -> Query:
-    if not text.strip():
-        raise FolderError(f"query {number} is empty: write what to look for, or the path of a picture")
-    if kind == TEXT:
-        return Query(text.strip())
-    path = Path(text).expanduser()
-    known = path.suffix.lower() in {*pictures_of.suffixes(), ".heic", ".heif", ".avif"}
-    try:
-        there = path.is_file()
-        folder = path.is_dir()
-    except (OSError, ValueError):  # too long for a path, or no path at all: a text
-        there = folder = False
-    if there and (kind == PICTURE or known or kind_of(path).endswith(" picture")):
-        return Query(text, path)
-    if kind == PICTURE or (known and not any(character.isspace() for character in text)):
-        what = "a folder" if folder else "not there"
-        raise FolderError(f"{text}: the query picture is {what}; for a text that is written so: --as text")
-    return Query(text.strip())
 
 
 def search(shelf: Shelf, opened: Opened, queries: Sequence[Query], number: int = 10) -> list[Answer]:

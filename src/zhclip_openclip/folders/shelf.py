@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from zhclip_openclip._errors import counted
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.datasets.pictures_of import Pictures
 from zhclip_openclip.features import image_pass, keeping
 from zhclip_openclip.features.cache import Place, Stored
 from zhclip_openclip.features.settings import current, using
 from zhclip_openclip.folders import _seen
+from zhclip_openclip.folders._contents import Contents
 from zhclip_openclip.folders._errors import FolderError
 from zhclip_openclip.folders._index import FILE, FileIndex
 from zhclip_openclip.folders._model import Opened
@@ -41,7 +43,7 @@ class Shelf:
 
     names: of each, the first in the order of names. copies: number of a picture -> other files of the same content.
     features: (n, d) unit vectors in the order of `names`. digests: (n, 32) uint8, SHA-256 of the files. files: how many
-    pictures were found. skipped: those that could not be read. encoded: how many went through the tower now.
+    pictures were found. skipped: those that could not be read. encoded: how many of `names` are new.
     """
 
     folder: Pictures
@@ -82,7 +84,8 @@ def open_shelf(
     rows = _Rows(place)
     if len(rows):  # else all of them are read anyway
         files.read(files.unknown(), tell)
-    wanted = files.without(rows.row_of)
+    wanted = files.without(rows)
+    before = len(rows)
     if wanted:
         try:
             _encode(files, rows, wanted, opened, batch_size, workers)
@@ -90,7 +93,7 @@ def open_shelf(
             files.save()  # what was read stays known, whatever else goes wrong
     elif files.touched:
         files.save()
-    return _shelf(files, rows, len(wanted), notes)
+    return _shelf(files, rows, before, notes)
 
 
 def _place(folder: Pictures, opened: Opened) -> tuple[Place | None, list[str]]:
@@ -126,7 +129,8 @@ class _Files:
         self.digests = np.zeros((count, 32), np.uint8)
         self.digests[self.is_read] = index.digests[place[self.is_read]]
         known = index.reasons
-        self.lasting = {n: known[n] for n, read in zip(self.names, self.is_read, strict=True) if read and n in known}
+        read = {name for name, read in zip(self.names, self.is_read, strict=True) if read} if known else ()
+        self.lasting = {name: why for name, why in known.items() if name in read}
         self.passing: dict[str, str] = {}  # reasons that may be gone the next time
         #: Whether the index has to be written again.
         self.touched = not self.is_read.all() or len(index.names) != count
@@ -134,7 +138,8 @@ class _Files:
     def unknown(self) -> list[int]:
         return np.flatnonzero(~self.is_read).tolist()
 
-    def bad(self, name: str) -> str:
+    def reason(self, name: str) -> str:
+        """Why a file counts for nothing, or ""."""
         return self.lasting.get(name) or self.passing.get(name, "")
 
     def take(self, number: int, read: _seen.Read) -> None:
@@ -170,20 +175,20 @@ class _Files:
                     last = time.monotonic()
                     tell(f"reading files that are new or changed: {start + 256:,} of {len(numbers):,}")
 
-    def without(self, row_of: dict[bytes, int]) -> list[int]:
+    def bad(self) -> list[int]:
+        """The files that are no pictures, or could not be read, in their order."""
+        if not self.lasting and not self.passing:
+            return []
+        return [number for number, name in enumerate(self.names) if self.reason(name)]
+
+    def without(self, rows: _Rows) -> list[int]:
         """The files whose picture has no features: those that were not read, and one for each new content."""
-        found, seen = [], set()
-        raw = self.digests.tobytes()
-        lasting = self.lasting
-        for number, (name, read) in enumerate(zip(self.names, self.is_read.tolist(), strict=True)):
-            if not read:
-                found.append(number)
-            elif name not in lasting:
-                digest = raw[32 * number : 32 * number + 32]
-                if digest not in row_of and digest not in seen:
-                    seen.add(digest)
-                    found.append(number)
-        return found
+        new = self.is_read & (rows.of(self.digests) < 0)
+        new[self.bad()] = False
+        numbers = np.flatnonzero(new)
+        digests = self.digests[numbers]
+        new[numbers] = Contents(digests).places(digests) == np.arange(len(numbers))  # the first of each content
+        return np.flatnonzero(new | ~self.is_read).tolist()
 
     def save(self) -> None:
         keep = np.flatnonzero(self.is_read)
@@ -193,23 +198,23 @@ class _Files:
 
 def _facts(folder: Pictures) -> np.ndarray:
     """(n, 4) of all files; of what is gone since it was listed, or may not be looked at, facts that nothing has."""
-    root = os.fspath(folder.folder)
-    facts = np.empty((len(folder.names), 4), np.int64)
-    for number, name in enumerate(folder.names):
+    root = os.path.join(os.fspath(folder.folder), "")
+    facts: list[int] = []
+    for name in folder.names:
         try:
-            facts[number] = _seen.facts_of(os.stat(os.path.join(root, name)))
+            facts += _seen.facts_of(os.stat(root + name))
         except OSError:
-            facts[number] = (-2, 0, 0, 0)
-    return facts
+            facts += (-2, 0, 0, 0)
+    return np.array(facts, np.int64).reshape(-1, 4)
 
 
 class _Rows:
-    """Features by content: what the cache has, and what is added. row_of: SHA-256 -> number of a row."""
+    """Features by content: what the cache has, and what is added. The row of a content is the first that has it."""
 
     def __init__(self, place: Place | None):
         self.place = place
         self.stored: list[Stored] = []
-        self.row_of: dict[bytes, int] = {}
+        self._contents: Contents | None = None
         self.whole = False  # whether all of it is one file in the cache
         self.seconds, self._count, self._next = 0.0, 0, 0
         if place is None:
@@ -222,13 +227,18 @@ class _Rows:
         self._next = max((stop for _, stop in blocks), default=0)
 
     def __len__(self) -> int:
-        return len(self.row_of)
+        return self._count
+
+    def of(self, digests: np.ndarray) -> np.ndarray:
+        """(n,) the row of each of these contents, -1 where there is none. digests: (n, 32) uint8."""
+        if self._contents is None:
+            known = [stored.labels.numpy() for stored in self.stored]
+            self._contents = Contents(np.concatenate(known) if known else np.zeros((0, 32), np.uint8))
+        return self._contents.places(digests)
 
     def add(self, features: torch.Tensor, digests: np.ndarray, seconds: float) -> None:
-        raw = digests.tobytes()
-        for number in range(len(features)):
-            self.row_of.setdefault(raw[32 * number : 32 * number + 32], self._count + number)
         self._count += len(features)
+        self._contents = None
         self.stored.append(Stored(features, torch.from_numpy(digests), seconds))
         self.seconds += seconds
 
@@ -291,35 +301,36 @@ def _encode(files: _Files, rows: _Rows, wanted: list[int], opened: Opened, size:
                 held, digests, begun = [], [], time.perf_counter()
 
 
-def _shelf(files: _Files, rows: _Rows, encoded: int, notes: list[str]) -> Shelf:
-    names: list[str] = []
+def _shelf(files: _Files, rows: _Rows, before: int, notes: list[str]) -> Shelf:
+    """before: rows that were there before any picture was encoded."""
+    bad = files.bad()
+    for number in np.setdiff1d(np.flatnonzero(rows.of(files.digests) < 0), bad):
+        # Its content was to be encoded from another file, which has changed since.
+        files.passing[files.names[number]] = "files changed while they were read; search again"
+    bad = files.bad()
+    skipped = [
+        Skipped(name, os.path.join(files.folder.folder, name), files.reason(name)).printable()
+        for name in (files.names[number] for number in bad)
+    ]
+    good = np.delete(np.arange(len(files.names)), bad)
+    row = rows.of(files.digests[good])
+    order, first, content = np.unique(row, return_index=True, return_inverse=True)
+    at = np.argsort(first)  # one for each content, in the order of the names
+    numbers, order = good[first[at]], order[at]
+    names = [files.names[number] for number in numbers.tolist()]
     copies: dict[int, list[str]] = {}
-    skipped: list[Skipped] = []
-    first: dict[int, int] = {}
-    order: list[int] = []
-    numbers: list[int] = []
-    raw = files.digests.tobytes()
-    for number, name in enumerate(files.names):
-        if why := files.bad(name):
-            skipped.append(Skipped(name, os.path.join(files.folder.folder, name), why).printable())
-            continue
-        row = rows.row_of[raw[32 * number : 32 * number + 32]]
-        if row in first:
-            copies.setdefault(first[row], []).append(name)
-            continue
-        first[row] = len(names)
-        names.append(name)
-        order.append(row)
-        numbers.append(number)
+    if len(names) < len(good):
+        place = np.argsort(at)[content]
+        for number in np.setdiff1d(np.arange(len(good)), first).tolist():
+            copies.setdefault(int(place[number]), []).append(files.names[good[number]])
     if not names:
         raise FolderError(
-            f"{files.folder.folder}: none of {len(files.names):,} pictures can be read: {skipped[0].key} "
+            f"{files.folder.folder}: of {counted(len(files.names), 'picture')} none can be read: {skipped[0].key} "
             f"({skipped[0].reason})"
         )
-    features, digests = rows.take(np.array(order, np.int64)), files.digests[numbers]
+    encoded = int((order >= before).sum())
+    features, digests = rows.take(order), files.digests[numbers]
     if not rows.whole or len(rows) - len(names) > _DEAD * len(rows):
         rows.write(features, digests)
         files.save()
-    return Shelf(
-        files.folder, names, features, digests, len(files.names), copies, skipped, encoded - len(files.passing), notes
-    )
+    return Shelf(files.folder, names, features, digests, len(files.names), copies, skipped, encoded, notes)

@@ -5,36 +5,47 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhclip_openclip._errors import printable
+from zhclip_openclip._errors import counted, printable
 from zhclip_openclip._files import whole_file
 from zhclip_openclip._terminal import literal
 from zhclip_openclip.folders._errors import FolderError
-from zhclip_openclip.folders._model import Opened
-from zhclip_openclip.folders.classify import Classified
-from zhclip_openclip.folders.page import percent
-from zhclip_openclip.folders.search import Answer
-from zhclip_openclip.folders.shelf import Shelf
-from zhclip_openclip.report.views.csv import _plain as plain
+from zhclip_openclip.report.views.csv import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from zhclip_openclip.folders._model import Opened
+    from zhclip_openclip.folders.classify import Classified
+    from zhclip_openclip.folders.search import Answer
+    from zhclip_openclip.folders.shelf import Shelf
 
 SHARE = "mismatched_below"
 #: Forms of an output file by its suffix.
 SUFFIXES = {".html": "page", ".htm": "page", ".csv": "csv", ".json": "json"}
 
 
+def percent(share: float) -> str:
+    """99.97%: rounded down, so that what is not above all is never 100%."""
+    return f"{math.floor(share * 10_000 + 1e-9) / 100:g}%"
+
+
 def form_of(output: Path) -> str:
-    """'page', 'csv' or 'json'. Raises FolderError: another suffix, a folder."""
+    """'page', 'csv' or 'json'. Raises FolderError: another suffix, a folder, a place that cannot be written to."""
     form = SUFFIXES.get(output.suffix.lower())
     if form is None:
         raise FolderError(f"--output {output}: give it a name that ends in .html, .csv or .json")
     if output.is_dir():
         raise FolderError(f"--output {output}: a folder; name a file in it")
+    above = next((folder for folder in output.absolute().parents if folder.exists()), output)
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):  # before an hour's work, and not after it
+        what = "not writable" if above.is_dir() else "a file"
+        raise FolderError(f"--output {output}: {above} is {what}; give another one")
     return form
 
 
@@ -137,7 +148,7 @@ def print_search(console: Console, answers: Sequence[Answer]) -> None:
             table.columns[column].justify = "right"
             table.columns[column].no_wrap = True
         for hit in answer.hits:
-            more = f" (+{len(hit.copies)} copies)" if hit.copies else ""
+            more = f" (+{counted(len(hit.copies), 'copy', 'copies')})" if hit.copies else ""
             share = percent(hit.share) if hit.share is not None else "-"
             table.add_row(str(hit.place), literal(hit.name) + more, f"{hit.score:.3f}", share)
         console.print(table)

@@ -33,6 +33,7 @@ def zero_shot_classifier(
     device: str,
     amp: bool = True,
     tokens_per_batch: int | None = None,
+    what: str = "",
 ) -> torch.Tensor:
     """(embed_dim, classes) unit vectors, one column for each class.
 
@@ -42,7 +43,7 @@ def zero_shot_classifier(
 
     model: has `encode_text`. tokenizer: a list of texts to a (texts, length) tensor of ids.
     templates: texts with `{c}`, or class name -> finished prompts.
-    amp: mixed precision; the caller decides.
+    amp: mixed precision; the caller decides. what: they are prompts of, for people.
 
     Raises PromptError: no prompts, or none for a class. FiniteError: features of a prompt that are not finite.
     """
@@ -51,7 +52,7 @@ def zero_shot_classifier(
     total: torch.Tensor | None = None
     batches = TextBatches(model, tokenizer, texts, tokens_per_batch or tokens_on(device))
     uses = _Uses(batches.row_of_text[text_of], class_of, batches.order)
-    with torch.no_grad(), torch.autocast(kind, enabled=amp), Progress("prompts", "", len(batches.order)) as progress:
+    with torch.no_grad(), torch.autocast(kind, enabled=amp), Progress("prompts", what, len(batches.order)) as progress:
         for bounds, blocks in _encoded(model, batches, texts, device, amp, progress):
             for (start, stop), unit in zip(bounds, blocks, strict=True):
                 if total is None:

@@ -44,7 +44,7 @@ def render(report: Report) -> str:
     writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for record in (*_cells(report), *_comparisons(report), *_problems(report), *_published(report)):
-        writer.writerow({key: _plain(value) for key, value in record.items()})
+        writer.writerow({key: plain(value) for key, value in record.items()})
     return file.getvalue()
 
 
@@ -93,7 +93,7 @@ def _problems(report: Report) -> Iterator[dict[str, Any]]:
         yield {"record": "problem", **vars(problem)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """True and False as JSON writes them; floats with the digits that give the same float again; texts as they are,
     but with an apostrophe before those that a spreadsheet would compute."""
     if isinstance(value, bool):
