@@ -27,12 +27,18 @@ class Written:
         from transformers import AutoTokenizer
 
         self._family, self._pad = source.family.name, source.pad
+        self._plain_bert = _published.is_plain_bert(source.model)
         self._apart = self._family in _published.TEXT
         self._text_folder = folder / "text" if self._apart else folder
         self._image_folder = folder / "image" if self._apart else folder
         self.tokenizer = AutoTokenizer.from_pretrained(self._text_folder)
         self.use_backend("pil")
-        read = {"taiyiclip": self._read_taiyi, "mclip": self._read_mclip, "zhclip": self._read_zhclip}
+        read = {
+            "taiyiclip": self._read_taiyi,
+            "mclip": self._read_mclip,
+            "zhclip": self._read_zhclip,
+            "metaclip2": self._read_metaclip2,
+        }
         self.what, self._encode_text, self._encode_image = read.get(self._family, self._read_one_class)()
 
     def use_backend(self, backend: str) -> None:
@@ -52,7 +58,16 @@ class Written:
         import torch
 
         with torch.no_grad():
-            return self._encode_text(ids, (ids != self._pad).long())
+            return self._encode_text(ids, self._mask(ids))
+
+    def _mask(self, ids: torch.Tensor) -> torch.Tensor:
+        """As the tokenizer makes it: ones for a text and its end, which may be the id of the padding."""
+        import torch
+
+        mask = (ids != self._pad).long()
+        if self.tokenizer.eos_token_id != self._pad:
+            return mask
+        return torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1) | mask
 
     def image(self, pixels: torch.Tensor) -> torch.Tensor:
         import torch
@@ -70,9 +85,23 @@ class Written:
 
         return type(model).__name__, text, lambda pixels: _features(model.get_image_features(pixel_values=pixels))
 
-    def _read_taiyi(self):
-        from transformers import BertForSequenceClassification
+    def _read_metaclip2(self):
+        """Padded to the longest text, as `padding=True` does: nothing after a text's end reaches its features."""
+        what, encode, image = self._read_one_class()
 
+        def text(ids, mask):
+            longest = int(mask.sum(dim=1).max())
+            return encode(ids[:, :longest], mask[:, :longest])
+
+        return what, text, image
+
+    def _read_taiyi(self):
+        from transformers import BertForSequenceClassification, BertModel
+
+        if self._plain_bert:
+            bert = _loaded(BertModel, self._text_folder)
+            what, image = self._read_image()
+            return f"BertModel, {what}", lambda ids, mask: bert(ids, attention_mask=mask).pooler_output, image
         model = _loaded(BertForSequenceClassification, self._text_folder)
         what, image = self._read_image()
         return f"{type(model).__name__}, {what}", lambda ids, mask: model(ids, attention_mask=mask).logits, image
