@@ -26,7 +26,7 @@ class Written:
     def __init__(self, source: Source, folder: Path):
         from transformers import AutoTokenizer
 
-        self._family, self._pad = source.family.name, source.pad
+        self._family, self._source = source.family.name, source
         self._plain_bert = _published.is_plain_bert(source.model)
         self._apart = self._family in _published.TEXT
         self._text_folder = folder / "text" if self._apart else folder
@@ -58,16 +58,7 @@ class Written:
         import torch
 
         with torch.no_grad():
-            return self._encode_text(ids, self._mask(ids))
-
-    def _mask(self, ids: torch.Tensor) -> torch.Tensor:
-        """As the tokenizer makes it: ones for a text and its end, which may be the id of the padding."""
-        import torch
-
-        mask = (ids != self._pad).long()
-        if self.tokenizer.eos_token_id != self._pad:
-            return mask
-        return torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1) | mask
+            return self._encode_text(ids, mask_of(ids, self._source))
 
     def image(self, pixels: torch.Tensor) -> torch.Tensor:
         import torch
@@ -139,6 +130,16 @@ class Written:
             lambda ids, mask: last(gelu(first(_mean(text(ids, attention_mask=mask)[0], mask)))),
             lambda pixels: image_head(image(pixels).pooler_output),
         )
+
+
+def mask_of(ids: torch.Tensor, source: Source) -> torch.Tensor:
+    """As a tokenizer of transformers makes it: ones for a text and its end, which may be the id of the padding."""
+    import torch
+
+    mask = (ids != source.pad).long()
+    if source.tokenizer.eot_token_id != source.pad:
+        return mask
+    return torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1) | mask
 
 
 def _config(folder: Path) -> dict:
