@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.families.test_tokenizers import VOCABULARY, unigram
 from tests.support import gemma, glm
-from tests.support.small_tokenizers import siglip
 from tests.support.reduced import build, vocabulary_of
 from tests.support.references import Reference
+from tests.support.small_tokenizers import siglip
 from zhclip_openclip.export import _source
 from zhclip_openclip.families import find
 
@@ -25,8 +25,10 @@ MODELS = (
     "taiyiclip-102m-vit-l-14",
     "metaclip2-vit-s-16",
 )
-#: Those whose towers are others': they have tests of their own in test_field.py.
-OTHERS = ("m2-encoder-0.4b",)
+#: And those that have no home in transformers.
+OTHERS = ("m2-encoder-0.4b", "fg-clip2-base-square256")
+#: One whose tokenizer is sentencepiece's, and a text's end its padding.
+MT5 = "metaclip2-vit-s-16-mt5"
 
 
 def publish(name: str, root: Path) -> Reference:

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from zhclip_openclip._errors import shorten
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._source import Source
 from zhclip_openclip.families import cnclip
@@ -27,7 +28,8 @@ _MID_WORD = "'.:\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\ufe13\ufe52\ufe
 
 def build(source: Source, ready: bool = False) -> Tokenizer:
     """The complete tokenizer of a model. ready: it also cuts texts to the context length and pads a batch to its
-    longest text, or to the context length where the text tower takes no other, so that `encode_batch` gives what the text tower takes.
+    longest text, or to the context length where the text tower takes no other, so that `encode_batch` gives what the
+    text tower takes.
 
     Raises ExportError: its family treats texts in a way that the file cannot hold.
     """
@@ -38,11 +40,14 @@ def build(source: Source, ready: bool = False) -> Tokenizer:
     content["truncation"] = content["padding"] = None
     if getattr(source.tokenizer.tokenizer, "split_special_tokens", False):
         content["added_tokens"] = []  # `[SEP]` in a text is a word like any other; the template has its own ids
-    tokenizer = Tokenizer.from_str(json.dumps(content))
     normalise = source.family.normalise
     if normalise is str.lower:  # special tokens are looked for in what it makes of a text, and not before
-        content["added_tokens"] = [_seen_after_lower(token) for token in content["added_tokens"]]
-        tokenizer = Tokenizer.from_str(json.dumps(content))
+        content["added_tokens"] = _seen_after_lower(content["added_tokens"])
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    ids = {token["content"]: token["id"] for token in content["added_tokens"]}
+    moved = [token for token, number in ids.items() if tokenizer.token_to_id(token) != number]
+    if moved:
+        raise ExportError(f"a tokenizer.json cannot hold the special tokens {shorten(moved)} under their ids")
     if normalise is not None:
         if normalise not in _IN_THE_FILE:
             raise ExportError(
@@ -56,14 +61,14 @@ def build(source: Source, ready: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def _seen_after_lower(token: dict) -> dict:
-    """A special token that stands in lower-cased text. Raises ExportError: it holds capitals, so it never does."""
-    if token["content"] != token["content"].lower():
-        raise ExportError(
-            f"the tokenizer has a special token {token['content']!r}, and texts are lower-cased before they are "
-            "tokenized: a tokenizer.json would find it where the model's own tokenizer does not"
-        )
-    return {**token, "normalized": token["normalized"] or token["content"] != token["content"].upper()}
+def _seen_after_lower(tokens: list[dict]) -> list[dict]:
+    """Special tokens, as they are found in lower-cased text: not at all where they hold capitals."""
+    found = [token for token in tokens if token["content"] == token["content"].lower()]
+    return [{**token, "normalized": token["normalized"] or _has_case(token["content"])} for token in found]
+
+
+def _has_case(text: str) -> bool:
+    return text.lower() != text.upper()
 
 
 def _replace(pattern: str, by: str):
