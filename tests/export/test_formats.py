@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import re
 
 import pytest
@@ -60,7 +61,12 @@ def test_sentence_transformers(name, source_of, tmp_path):
 
 @pytest.mark.parametrize("name", slow_but("cnclip-vit-b-16", "metaclip2-vit-s-16", models=(*MODELS, *OTHERS)))
 def test_onnx(name, source_of, tmp_path):
-    write("onnx", source_of(name), tmp_path / "out")
+    source = source_of(name)
+    write("onnx", source, tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    lengths = {"metaclip2": 77, "fg-clip2": 64}
+    assert told["text"]["input"]["text"][1] == next((lengths[n] for n in lengths if name.startswith(n)), "length")
+    assert ("logit_bias" in told) == name.startswith("fg-clip2")
 
 
 @pytest.mark.parametrize("name", slow_but("clip-chinese-vit-b-32"))

@@ -90,7 +90,13 @@ def test_a_folder_for_transformers_comes_back_with_the_same_bits(name, models_di
 
 
 @pytest.mark.parametrize(
-    "name", ["taiyiclip-vit-b-32", "taiyiclip-102m-vit-l-14", "mclip-vit-b-32", "mclip-vit-b-16-plus-240"]
+    "name",
+    [
+        "taiyiclip-vit-b-32",
+        pytest.param("taiyiclip-102m-vit-l-14", marks=pytest.mark.slow),
+        "mclip-vit-b-32",
+        "mclip-vit-b-16-plus-240",
+    ],
 )
 def test_towers_apart_come_back_with_the_same_bits(name, models_dir, tmp_path, monkeypatch):
     source = published_source(name, models_dir)
