@@ -282,7 +282,12 @@ def test_force_replaces_the_same_kind_and_nothing_else(tmp_path):
 SLOW_ZHCLIP = pytest.param("zhclip-vit-l-14", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", ["cnclip-vit-b-16", "taiyiclip-vit-b-32", "mclip-vit-b-32", SLOW_ZHCLIP])
+SLOW_PLAIN = pytest.param("taiyiclip-102m-vit-l-14", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "name", ["cnclip-vit-b-16", "taiyiclip-vit-b-32", "mclip-vit-b-32", "metaclip2-vit-s-16", SLOW_PLAIN, SLOW_ZHCLIP]
+)
 def test_the_card_says_where_it_comes_from_and_its_code_runs(name, source_of, tmp_path, monkeypatch):
     from zhclip_openclip.export import transformers_folder
 

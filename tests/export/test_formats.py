@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
+import re
 
 import pytest
 import torch
 
 from tests.support import reduced as reduced_models
-from tests.support.exported import MODELS, OTHERS
+from tests.support.exported import MODELS, MT5, OTHERS
 from zhclip_openclip.export import _formats, _options, cn_clip_file, docs, transformers_folder
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.families import all_families, find
@@ -38,7 +40,7 @@ def test_open_clip(name, source_of, tmp_path):
 
 @pytest.mark.parametrize(
     "name", slow_but("cnclip-vit-b-16", "altclip-vit-l-14", "clip-chinese-vit-b-32", "taiyiclip-vit-b-32",
-                     "mclip-vit-b-32", "zhclip-vit-l-14")
+                     "mclip-vit-b-32", "zhclip-vit-l-14", "metaclip2-vit-s-16", models=(*MODELS, MT5))
 )  # fmt: skip
 def test_transformers(name, source_of, tmp_path):
     source = source_of(name)
@@ -47,15 +49,24 @@ def test_transformers(name, source_of, tmp_path):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("sentence_transformers"), reason="an extra")
-@pytest.mark.parametrize("name", slow_but("cnclip-vit-b-16", "clip-chinese-vit-b-32"))
+@pytest.mark.parametrize(
+    "name",
+    slow_but("cnclip-vit-b-16", "clip-chinese-vit-b-32", models=(*MODELS, MT5, "taiyiclip-vit-h-14")),
+)
 def test_sentence_transformers(name, source_of, tmp_path):
-    """cls, mean and tanh pooling; one projection and several, with bias and without."""
+    """cls, mean and tanh pooling; one projection, several and none, with bias and without; a model that is one class of
+    transformers, whose padding may be the end of a text."""
     write("sentence-transformers", source_of(name), tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", slow_but("cnclip-vit-b-16", models=(*MODELS, *OTHERS)))
+@pytest.mark.parametrize("name", slow_but("cnclip-vit-b-16", "metaclip2-vit-s-16", models=(*MODELS, *OTHERS)))
 def test_onnx(name, source_of, tmp_path):
-    write("onnx", source_of(name), tmp_path / "out")
+    source = source_of(name)
+    write("onnx", source, tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    lengths = {"metaclip2": 77, "fg-clip2": 64}
+    assert told["text"]["input"]["text"][1] == next((lengths[n] for n in lengths if name.startswith(n)), "length")
+    assert ("logit_bias" in told) == name.startswith("fg-clip2")
 
 
 @pytest.mark.parametrize("name", slow_but("clip-chinese-vit-b-32"))
@@ -135,17 +146,18 @@ class TestChineseClipsOwn:
         assert (theirs - ours).abs().max() <= 0.01 * ours.norm(dim=-1).max()
 
 
-#: What a model cannot be written as, beside `cn_clip`, by what the names of such models begin with.
+#: What a model cannot be written as, beside `cn_clip`, by a pattern that the names of such models begin
+#: with.
 REFUSED = {
     "cnclip-rn50": ("transformers", "sentence-transformers"),
     "zhclip-tiny": ("transformers", "sentence-transformers"),
-    "taiyiclip-vit-h-14": ("transformers",),
-    "taiyiclip-102m-": ("transformers",),
     # towers of our own, of which ONNX needs no class
     "m2-encoder-": ("transformers", "sentence-transformers", "immich"),
-    # pictures as patches, text towers of open_clip's own
-    "fg-clip2-": ("transformers", "onnx", "immich", "sentence-transformers"),
-    "metaclip2-": ("transformers", "onnx", "immich", "sentence-transformers"),
+    # pictures as patches but for these, and white space that counts
+    "fg-clip2-": ("transformers", "immich", "sentence-transformers"),
+    **{f"fg-clip2-{size}{kind}": ("onnx",) for size in ("base", "large", "so400m") for kind in ("$", "-long")},
+    # SigLIP's tokenizer
+    "metaclip2-vit-.*-mt5": ("onnx", "immich"),
 }
 
 
@@ -161,7 +173,7 @@ def test_every_cell_is_written_or_refused():
     names = [model.name for family in all_families().values() for model in family.models]
     others = {(name, "cn_clip") for name in names if not name.startswith("cnclip-")}
     assert refused == others | {
-        (name, form) for name in names for start, forms in REFUSED.items() if name.startswith(start) for form in forms
+        (name, form) for name in names for start, forms in REFUSED.items() if re.match(start, name) for form in forms
     }
 
 
@@ -170,13 +182,15 @@ def test_a_refusal_says_why_before_anything_is_loaded():
         ("cnclip-rn50", "transformers", "ResNet"),
         ("taiyiclip-vit-b-32", "cn_clip", "Taiyi-CLIP's"),
         ("zhclip-tiny", "sentence-transformers", "pooled"),
-        ("taiyiclip-vit-h-14", "transformers", "without the classifier"),
         ("m2-encoder-1b", "transformers", "layers in common"),
         ("m2-encoder-1b", "sentence-transformers", "no class for its towers"),
         ("m2-encoder-1b", "immich", "sp.model; --format onnx writes it"),
         ("fg-clip2-base", "onnx", "a picture keeps its shape"),
-        ("fg-clip2-base-square256", "immich", "texts of one length"),
-        ("metaclip2-vit-b-16", "sentence-transformers", "open_clip's own"),
+        ("fg-clip2-base", "immich", "a picture keeps its shape"),
+        ("fg-clip2-base-square256", "immich", "folds white space .*; --format onnx writes it"),
+        ("fg-clip2-base-square256", "sentence-transformers", "no class for its towers"),
+        ("metaclip2-vit-s-16-mt5", "onnx", "SigLIP's, .*; --format open_clip writes it"),
+        ("metaclip2-vit-s-16-mt5", "immich", "SigLIP's"),
         ("fg-clip2-large", "transformers", "authors' repository"),
     ):
         with pytest.raises(ExportError, match=why):
@@ -195,4 +209,4 @@ def test_the_page_is_up_to_date():
 
 def test_every_family_that_publishes_for_transformers_has_a_home_there():
     published = {family.name for family in all_families().values() if family.layouts}
-    assert set(transformers_folder.HOMES) == published - {"m2-encoder", "fgclip2", "metaclip2"}, "which are refused"
+    assert set(transformers_folder.HOMES) == published - {"m2-encoder", "fgclip2"}, "which are refused"

@@ -52,7 +52,7 @@ def test_the_same_bits_as_published(name, models_dir):
         assert_same_bits(_published.renamed(state, _published.WHOLE[family.name]), theirs, unpublished)
         return
     pooler = "" if family.name == "taiyiclip" else "|" + UNUSED_POOLERS
-    text = _published.renamed(state, _published.TEXT[family.name])
+    text = _published.renamed(state, _published.text_layout(family, model))
     assert_same_bits(text, without(published[tag.repo], UNUSED + pooler))
     image = _published.renamed(state, _published.IMAGE)
     if name != "mclip-vit-b-16-plus-240":  # published in open_clip's names, written in Hugging Face's
@@ -73,7 +73,9 @@ def test_the_same_bits_as_cn_clip(name, tmp_path):
     assert_same_bits(_published.renamed(built.state_dict(), _published.CN_CLIP), theirs)
 
 
-@pytest.mark.parametrize("name", ["cnclip-vit-b-16", "altclip-vit-l-14", "clip-chinese-vit-b-32", "zhclip-vit-l-14"])
+@pytest.mark.parametrize(
+    "name", ["cnclip-vit-b-16", "altclip-vit-l-14", "clip-chinese-vit-b-32", "zhclip-vit-l-14", "metaclip2-vit-s-16"]
+)
 def test_a_folder_for_transformers_comes_back_with_the_same_bits(name, models_dir, tmp_path):
     """Fine-tuned, so that nothing in it is a constant: scale and biases too."""
     source = published_source(name, models_dir)
@@ -87,7 +89,15 @@ def test_a_folder_for_transformers_comes_back_with_the_same_bits(name, models_di
         assert torch.equal(back.state_dict()[key], tensor), key
 
 
-@pytest.mark.parametrize("name", ["taiyiclip-vit-b-32", "mclip-vit-b-32", "mclip-vit-b-16-plus-240"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "taiyiclip-vit-b-32",
+        pytest.param("taiyiclip-102m-vit-l-14", marks=pytest.mark.slow),
+        "mclip-vit-b-32",
+        "mclip-vit-b-16-plus-240",
+    ],
+)
 def test_towers_apart_come_back_with_the_same_bits(name, models_dir, tmp_path, monkeypatch):
     source = published_source(name, models_dir)
     references.randomise(source.module, seed=7)

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.families.test_tokenizers import VOCABULARY, sentences
+from tests.support import gemma
 from zhclip_openclip.export import _text_files, _tokenizer_json
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._source import Source
@@ -19,10 +20,10 @@ from zhclip_openclip.towers import tokenizer
 MODULE = SimpleNamespace(text=SimpleNamespace(config=SimpleNamespace(pad_token_id=0)))
 
 
-def source(name: str) -> Source:
+def source(name: str, near=VOCABULARY) -> Source:
     """What of a source has to do with texts."""
     family, model = find(name)
-    return Source(MODULE, tokenizer.build(family, model, VOCABULARY), None, family, model, "x")
+    return Source(MODULE, tokenizer.build(family, model, near), None, family, model, "x")
 
 
 def differing(given: Source, texts: list[str]) -> list[str]:
@@ -37,6 +38,30 @@ def differing(given: Source, texts: list[str]) -> list[str]:
 @pytest.mark.parametrize("name", ["cnclip-vit-b-16", "taiyiclip-vit-b-32"])
 def test_mixtures_of_everything_that_people_paste(name):
     assert differing(source(name), sentences(4000)) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*it is cut short, or of another model")
+def test_lower_case_and_special_tokens_in_a_text(tmp_path):
+    """FG-CLIP 2: texts are lower-cased first, so `<EOS>` is that token too; and all have the context length."""
+    gemma.write(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["added_tokens"][-1]["content"] = "[@MASK@]"  # Gemma's has one with capitals, which no text holds any more
+    content["model"]["vocab"]["[@MASK@]"] = content["model"]["vocab"].pop("<mask>")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    given = source("fg-clip2-base-square256", tmp_path)
+    texts = [
+        "<EOS>一只<eos>小猫<Eos>",
+        "<UNK> A Cat [@MASK@] [@mask@]",
+        "ΟΔΟΣ ΣΑΣ İ",
+        "  空  格\t和\n换行 ",
+        "",
+        "好" * 100,
+    ]
+    assert given.ids(texts)[0, 0] == given.tokenizer.eot_token_id, "the tokenizer itself reads it so"
+    assert differing(given, [*texts, *sentences(1000)]) == []
+    encoded = _tokenizer_json.build(given, ready=True).encode_batch(["一只小猫"])
+    assert [len(told.ids) for told in encoded] == [64]
 
 
 def test_every_character():

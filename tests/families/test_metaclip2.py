@@ -8,6 +8,7 @@ import torch
 
 from tests.families.test_tokenizers import unigram
 from tests.support.reduced import build, create
+from tests.support.small_tokenizers import siglip
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip.families import find
 
@@ -30,20 +31,6 @@ def test_xlm_v(models_dir):
     ours = open_clip.get_tokenizer("metaclip2-vit-s-16")(TEXTS)
     assert torch.equal(ours, AutoTokenizer.from_pretrained(folder)(TEXTS, **OPTIONS)["input_ids"])
     assert ours.shape == (len(TEXTS), 77) and (ours == 2).any(dim=1).all()  # the end, where features are taken from
-
-
-def siglip(folder) -> None:
-    """A sentencepiece model with the special tokens of SigLIP's: <pad> 0, </s> 1, <unk> 2."""
-    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
-    folder.mkdir(parents=True, exist_ok=True)
-    text = folder / "text"
-    text.write_text("\n".join(["一只可爱的小猫坐在红色的沙发上", "两个男人踢足球", "a cat sits on a sofa abc"] * 50))
-    trainer.train(
-        input=str(text), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False, minloglevel=2,
-        model_type="unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, add_dummy_prefix=False,
-    )  # fmt: skip
-    text.unlink()
-    (folder / "spiece.vocab").unlink()
 
 
 def test_siglips_vocabulary(models_dir):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.families.test_tokenizers import VOCABULARY, unigram
-from tests.support import glm
+from tests.support import gemma, glm
 from tests.support.reduced import build, vocabulary_of
 from tests.support.references import Reference
+from tests.support.small_tokenizers import siglip
 from zhclip_openclip.export import _source
 from zhclip_openclip.families import find
 
@@ -21,9 +22,13 @@ MODELS = (
     "mclip-vit-b-32",
     "mclip-labse-vit-l-14",
     "mclip-vit-b-16-plus-240",
+    "taiyiclip-102m-vit-l-14",
+    "metaclip2-vit-s-16",
 )
 #: And those that have no home in transformers.
-OTHERS = ("m2-encoder-0.4b",)
+OTHERS = ("m2-encoder-0.4b", "fg-clip2-base-square256")
+#: One whose tokenizer is sentencepiece's, and a text's end its padding.
+MT5 = "metaclip2-vit-s-16-mt5"
 
 
 def publish(name: str, root: Path) -> Reference:
@@ -34,6 +39,10 @@ def publish(name: str, root: Path) -> Reference:
     folder = root / model.tags[model.default_tag].repo
     if name.startswith("m2-encoder"):
         glm.small_model(folder)
+    elif name.startswith("fg-clip2"):
+        gemma.write(folder)
+    elif name.endswith("mt5"):
+        siglip(root / model.tokenizer_repos[0])
     elif reference.pad == 1:
         unigram(folder)
     else:

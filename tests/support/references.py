@@ -370,6 +370,7 @@ REFERENCES: dict[tuple[str, str], Callable[..., Reference]] = {
     ("altclip-vit-l-14", "baai"): lambda **k: altclip("BAAI/AltCLIP", **k),
     ("altclip-vit-l-14", "m9"): lambda **k: altclip("BAAI/AltCLIP-m9", **k),
     ("altclip-vit-h-14", "m18"): lambda **k: altclip("BAAI/AltCLIP-m18", size="h-14", dim=1024, **k),
+    ("altclip-m18-vit-l-14", "m18"): lambda **k: altclip("BAAI/AltCLIP-m18", dim=1024, **k),
     ("cnclip-vit-b-16", "ofa_sys"): lambda **k: chinese_clip(f"{_OFA}vit-base-patch16", "b-16", 512, BASE, **k),
     ("cnclip-vit-l-14", "ofa_sys"): lambda **k: chinese_clip(f"{_OFA}vit-large-patch14", "l-14", 768, BASE, **k),
     ("cnclip-vit-l-14-336", "ofa_sys"): lambda **k: chinese_clip(

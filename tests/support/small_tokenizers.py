@@ -99,6 +99,20 @@ def _fairseq(folder: Path, kind: str) -> None:
     )
 
 
+def siglip(folder: Path) -> None:
+    """A sentencepiece model with the special tokens of SigLIP's: <pad> 0, </s> 1, <unk> 2."""
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    folder.mkdir(parents=True, exist_ok=True)
+    text = folder / "text"
+    text.write_text("\n".join(["一只可爱的小猫坐在红色的沙发上", "两个男人踢足球", "a cat sits on a sofa abc"] * 50))
+    trainer.train(
+        input=str(text), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False, minloglevel=2,
+        model_type="unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, add_dummy_prefix=False,
+    )  # fmt: skip
+    text.unlink()
+    (folder / "spiece.vocab").unlink()
+
+
 def model(folder: Path, tokenizer: Path, name: str = "vit-tiny-siglip2") -> Path:
     """A config that open_clip takes, of a model with that tokenizer and SigLIP 2's cleaning, and weights for it.
 

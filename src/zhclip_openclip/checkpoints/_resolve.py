@@ -24,7 +24,7 @@ class Checkpoint:
     """Weights for a model, found and recognised, not yet read.
 
     model: the model to build for them, which the files beside them may have made the QuickGELU twin of the one asked
-        for.
+        for, or their shapes one of its `sizes`.
     pieces: the file asked for, and the file with the image tower where that is published apart.
     preprocess: what lies with the weights says of the image preprocessing.
     image_size, context_length: to build the model with, where they are not its own; None otherwise.
@@ -131,14 +131,16 @@ def recognise(path: Path, family: Family, model: Model) -> _load.Piece:
 def for_model(path: Path, family: Family, model: Model, image_size: int | None, cache_dir=None) -> Checkpoint:
     """The file at `path` for a model that is built already, as `load_checkpoint` is given it.
 
-    image_size: the model's. Raises CheckpointError: what lies with the file asks for the model's QuickGELU twin.
+    image_size: the model's. Raises CheckpointError: what lies with the file asks for the model's QuickGELU twin, or the
+    file is of another of its `sizes`.
     """
     piece = recognise(path, family, model)
     checkpoint = _put_together(family, model, piece, Folder(path.parent), None, Asked(image_size, True), cache_dir)
     if checkpoint.model.name != model.name:
+        what = "image tower" if checkpoint.model.name in model.sizes else "activation"
         raise CheckpointError(
             f"{path} holds weights of {checkpoint.model.name}, and the model was built as {model.name}, with another "
-            f"activation: open_clip.create_model({checkpoint.model.name!r}, pretrained=...)"
+            f"{what}: open_clip.create_model({checkpoint.model.name!r}, pretrained=...)"
         )
     return checkpoint
 
@@ -147,6 +149,7 @@ def _put_together(
     family: Family, model: Model, piece: _load.Piece, place: Place, tag: Tag | None, asked: Asked, cache_dir
 ) -> Checkpoint:
     """Decide by what lies with the weights: model, sizes, preprocessing; find the image tower if it is apart."""
+    model = _of_its_size(family, model, piece)
     said = _beside.Said()
     if own := piece.weights.own:
         _beside.add_own(said, own, piece.weights.path)
@@ -184,6 +187,17 @@ def _put_together(
     own_length = model.config()["text_cfg"].get("context_length", 77)
     length = length if length not in (None, own_length) else None
     return Checkpoint(model, pieces, said.preprocess, image_size, length, held)
+
+
+def _of_its_size(family: Family, model: Model, piece: _load.Piece) -> Model:
+    """The one of `model` and its `sizes` whose image tower is as wide, before and after its projection, as that in the
+    file; `model` where none is, which loading then tells."""
+    held = _load.planned_shapes(piece.layout, piece.weights.shapes).get("visual.proj") if model.sizes else None
+    for name in (model.name, *model.sizes) if held else ():
+        facts = _load.model_facts().get(name)
+        if facts and held == (facts["image_tower"]["hidden_size"], facts["embed_dim"]):
+            return next(other for other in family.models if other.name == name)
+    return model
 
 
 def _follow_run(said: _beside.Said, family: Family, model: Model, told: dict, path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._source import Source
-from zhclip_openclip.towers import text_configs
 
 if TYPE_CHECKING:
     import torch
@@ -182,14 +181,14 @@ def _texts(source: Source, written: Written) -> float:
 
     padded = source.ids(TEXTS)
     generator = torch.Generator().manual_seed(0)
-    fixed = text_configs.only(text_configs.of(source.model))
-    length = source.context_length if fixed else min(16, source.context_length)
+    length = source.context_length if source.one_length else min(16, source.context_length)
     vocabulary = source.module.text.vocab_size
     low = min(106, vocabulary // 2)
     random = torch.randint(low, vocabulary, (_RANDOM, length), generator=generator)
+    random[1:, length // 2 - 1] = source.tokenizer.eot_token_id  # where some take their features from
     random[1:, length // 2 :] = source.pad
     given = [padded[start : start + size] for size in BATCHES for start in (0, size)] + [padded, random]
-    if not fixed:
+    if not source.one_length:
         given += [trimmed(padded[row : row + 1], source.pad) for row in range(len(padded))]  # one text, not padded
         given.append(trimmed(padded[: BATCHES[-1]], source.pad))
     return max(largest(written.text(ids), source.text(ids)) for ids in given)

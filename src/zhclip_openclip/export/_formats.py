@@ -77,7 +77,7 @@ FORMATS: dict[str, Format] = {
         Format(
             "transformers",
             transformers_folder.refused,
-            lambda family, model: transformers_folder.HOMES[family.name],
+            transformers_folder.home,
             transformers_folder.write,
             transformers_folder.check,
             "`from_pretrained` of transformers, or its modules put together as the authors' code does; towers and "

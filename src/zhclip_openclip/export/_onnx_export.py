@@ -44,16 +44,20 @@ class Form:
 
 
 def write(source: Source, image: Path, text: Path, form: Form) -> None:
-    """Write both towers: input `image` (batch, 3, size, size) float32, input `text` (batch, length) ids."""
+    """Write both towers: input `image` (batch, 3, size, size) float32, input `text` (batch, length) ids.
+
+    The length of texts is any, or the context length where the text tower takes no other.
+    """
     import torch
 
     size, ids = source.image_size, getattr(torch, form.text_type)
     pixels = torch.zeros(2, 3, size, size)
-    # Not all one padding token: the exporter follows this example.
-    tokens = torch.full((2, min(9, source.context_length)), 5, dtype=ids)
+    length = source.context_length if source.one_length else min(9, source.context_length)
+    tokens = torch.full((2, length), 5, dtype=ids)  # not all one padding token: the exporter follows this example
     towers = _towers(source, form)
     _write_tower(towers["image"], pixels, {0: "batch"}, "image", image, form)
-    _write_tower(towers["text"], tokens, {0: "batch", 1: "length"}, "text", text, form)
+    axes = {0: "batch"} if source.one_length else {0: "batch", 1: "length"}
+    _write_tower(towers["text"], tokens, axes, "text", text, form)
 
 
 def _towers(source: Source, form: Form) -> Mapping[str, torch.nn.Module]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from zhclip_openclip.export._source import Source
-from zhclip_openclip.families import Layout
+from zhclip_openclip.families import Family, Layout, Model
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,24 @@ _OPEN_CLIP_IMAGE: Renames = (
     (r"^visual\.proj$", "visual_projection.weight"),
 )
 _OPEN_CLIP_ATTENTION: Splits = ((r"^visual\.transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)$", _ATTENTION),)
+#: open_clip's own text transformer to CLIP's in Hugging Face's names.
+_TEXT_BLOCK = r"text_model.encoder.layers.\1."
+_OPEN_CLIP_TEXT: Renames = (
+    (r"^text\.token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^text\.positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^text\.ln_final\.", "text_model.final_layer_norm."),
+    (r"^text\.transformer\.resblocks\.(\d+)\.attn\.out_proj\.", _TEXT_BLOCK + "self_attn.out_proj."),
+    (r"^text\.transformer\.resblocks\.(\d+)\.ln_(\d)\.", _TEXT_BLOCK + r"layer_norm\2."),
+    (r"^text\.transformer\.resblocks\.(\d+)\.mlp\.c_fc\.", _TEXT_BLOCK + "mlp.fc1."),
+    (r"^text\.transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", _TEXT_BLOCK + "mlp.fc2."),
+    (r"^text\.text_projection$", "text_projection.weight"),
+)
+_OPEN_CLIP_TEXT_ATTENTION: Splits = (
+    (
+        r"^text\.transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)$",
+        tuple(_TEXT_BLOCK + rf"self_attn.{part}_proj.\2" for part in "qkv"),
+    ),
+)
 #: timm's vision transformer inside open_clip's TimmModel to Hugging Face's CLIP.
 _TIMM_IMAGE: Renames = (
     (r"^visual\.trunk\.cls_token$", "vision_model.embeddings.class_embedding"),
@@ -72,6 +90,13 @@ WHOLE: dict[str, Layout] = {
         ),
         "AltCLIPModel",
     ),
+    "metaclip2": Layout(
+        "MetaClip2Model",
+        (),
+        (*_OPEN_CLIP_IMAGE, *_OPEN_CLIP_TEXT),
+        split=(*_OPEN_CLIP_ATTENTION, *_OPEN_CLIP_TEXT_ATTENTION),
+        transpose=(*_TRANSPOSED, r"^text_projection\.weight$"),
+    ),
     "clip-chinese": _clip((*_encoder("text_model."), (r"^text\.proj\.", "text_projection.")), "BertCLIP"),
     "zhclip": Layout(
         "thu-ml's",
@@ -95,6 +120,8 @@ TEXT: dict[str, Layout] = {
         drop=(r"^visual\.", r"^logit_scale$"),
     ),
 }
+#: Of Taiyi-CLIP's models without a classifier.
+_PLAIN_BERT = Layout("BertModel", (), _encoder(""), drop=(r"^visual\.", r"^logit_scale$"))
 #: The image tower to the text towers of `TEXT`. The scale of the scores goes with it: no text tower has a place for it.
 IMAGE = Layout(
     "CLIPVisionModelWithProjection",
@@ -115,6 +142,17 @@ CN_CLIP = Layout(
 _FLAT = {"vision_model.embeddings.class_embedding": 1, "vision_model.embeddings.position_embedding.weight": 2}
 #: Buffers, which hold nothing that was learned.
 _BUFFERS = (r"\.position_ids$", r"\.token_type_ids$")
+
+
+def is_plain_bert(model: Model) -> bool:
+    """Whether the text tower is a BertModel and nothing on it, as in Taiyi-CLIP's later models."""
+    text = model.config()["text_cfg"]
+    return text.get("hf_pooler_type") == "cls_pooler" and text.get("hf_proj_type") is None
+
+
+def text_layout(family: Family, model: Model) -> Layout:
+    """The form of the text tower alone, for a model of a family in `TEXT`."""
+    return _PLAIN_BERT if is_plain_bert(model) else TEXT[family.name]
 
 
 def state_dict(source: Source, layout: Layout) -> dict[str, torch.Tensor]:

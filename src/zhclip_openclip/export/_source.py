@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.families import Family, Model, Tag, find
+from zhclip_openclip.towers import text_configs
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,11 @@ class Source:
     def context_length(self) -> int:
         """In tokens, as the tokenizer pads."""
         return self.tokenizer.context_length
+
+    @property
+    def one_length(self) -> bool:
+        """Whether the text tower takes texts of the context length alone."""
+        return text_configs.only(text_configs.of(self.model))
 
     @property
     def preprocess(self) -> dict:

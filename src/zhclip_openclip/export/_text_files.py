@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from zhclip_openclip._reading import read_json
 from zhclip_openclip.export import _tokenizer_json
+from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._source import Source
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}
@@ -21,6 +23,11 @@ def write_tokenizer(source: Source, folder: Path, ready: bool = False) -> None:
     ready: see :func:`zhclip_openclip.export._tokenizer_json.build`.
     """
     theirs = source.tokenizer.tokenizer
+    if not hasattr(theirs, "backend_tokenizer"):  # sentencepiece's, as it is published
+        theirs.save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        write_json(path, {**read_json(path, ExportError), "model_max_length": source.context_length})
+        return
     _tokenizer_json.build(source, ready).save(str(folder / "tokenizer.json"))
     names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
     tokens = {name: str(getattr(theirs, name)) for name in names if getattr(theirs, name, None) is not None}

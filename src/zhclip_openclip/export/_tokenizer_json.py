@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from zhclip_openclip._errors import shorten
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._source import Source
 from zhclip_openclip.families import cnclip
@@ -27,7 +28,8 @@ _MID_WORD = "'.:\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\ufe13\ufe52\ufe
 
 def build(source: Source, ready: bool = False) -> Tokenizer:
     """The complete tokenizer of a model. ready: it also cuts texts to the context length and pads a batch to its
-    longest text, so that `encode_batch` gives what the text tower takes.
+    longest text, or to the context length where the text tower takes no other, so that `encode_batch` gives what the
+    text tower takes.
 
     Raises ExportError: its family treats texts in a way that the file cannot hold.
     """
@@ -38,8 +40,14 @@ def build(source: Source, ready: bool = False) -> Tokenizer:
     content["truncation"] = content["padding"] = None
     if getattr(source.tokenizer.tokenizer, "split_special_tokens", False):
         content["added_tokens"] = []  # `[SEP]` in a text is a word like any other; the template has its own ids
-    tokenizer = Tokenizer.from_str(json.dumps(content))
     normalise = source.family.normalise
+    if normalise is str.lower:  # special tokens are looked for in what it makes of a text, and not before
+        content["added_tokens"] = _seen_after_lower(content["added_tokens"])
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    ids = {token["content"]: token["id"] for token in content["added_tokens"]}
+    moved = [token for token, number in ids.items() if tokenizer.token_to_id(token) != number]
+    if moved:
+        raise ExportError(f"a tokenizer.json cannot hold the special tokens {shorten(moved)} under their ids")
     if normalise is not None:
         if normalise not in _IN_THE_FILE:
             raise ExportError(
@@ -48,28 +56,54 @@ def build(source: Source, ready: bool = False) -> Tokenizer:
         _IN_THE_FILE[normalise](tokenizer)
     if ready:
         tokenizer.enable_truncation(source.context_length)
-        tokenizer.enable_padding(pad_id=source.pad, pad_token=source.tokenizer.tokenizer.pad_token)
+        length = source.context_length if source.one_length else None
+        tokenizer.enable_padding(pad_id=source.pad, pad_token=source.tokenizer.tokenizer.pad_token, length=length)
     return tokenizer
+
+
+def _seen_after_lower(tokens: list[dict]) -> list[dict]:
+    """Special tokens, as they are found in lower-cased text: not at all where they hold capitals."""
+    found = [token for token in tokens if token["content"] == token["content"].lower()]
+    return [{**token, "normalized": token["normalized"] or _has_case(token["content"])} for token in found]
+
+
+def _has_case(text: str) -> bool:
+    return text.lower() != text.upper()
+
+
+def _replace(pattern: str, by: str):
+    from tokenizers import Regex, normalizers
+
+    return normalizers.Replace(Regex(pattern), by)
+
+
+def _lower() -> list:
+    """Python's `str.lower`, which knows the sigma at the end of a word; `tokenizers` lower-cases letter by letter."""
+    from tokenizers import normalizers
+
+    cased = _characters(lambda c: unicodedata.category(c) in ("Lu", "Ll", "Lt"))
+    passed_over = _characters(lambda c: unicodedata.category(c) in ("Mn", "Me", "Cf", "Lm", "Sk") or c in _MID_WORD)
+    sigma, final = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER FINAL SIGMA}"
+    return [_replace(f"(?<={cased}){sigma}(?!{passed_over}*{cased})", final), normalizers.Lowercase()]
+
+
+def _lower_cased(tokenizer: Tokenizer) -> None:
+    from tokenizers import normalizers
+
+    own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+    tokenizer.normalizer = normalizers.Sequence([*_lower(), *own])
 
 
 def _chinese_clip(tokenizer: Tokenizer) -> None:
     """What `families/cnclip.py` and `families/_texts.py` do."""
     from tokenizers import Regex, normalizers, pre_tokenizers
 
-    def replace(pattern: str, by: str):
-        return normalizers.Replace(Regex(pattern), by)
-
-    cased = _characters(lambda c: unicodedata.category(c) in ("Lu", "Ll", "Lt"))
-    passed_over = _characters(lambda c: unicodedata.category(c) in ("Mn", "Me", "Cf", "Lm", "Sk") or c in _MID_WORD)
-    sigma, final = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER FINAL SIGMA}"
     tokenizer.normalizer = normalizers.Sequence(
         [
-            # Python's `lower` knows the sigma at the end of a word, `tokenizers` lower-cases letter by letter.
-            replace(f"(?<={cased}){sigma}(?!{passed_over}*{cased})", final),
-            normalizers.Lowercase(),
-            replace("[\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}]", '"'),
-            replace(_characters(lambda c: unicodedata.category(c) in ("Mn", "Cf")), ""),
-            replace(_characters(lambda c: unicodedata.category(c) == "Co"), cnclip.google_bert("\ue000")),
+            *_lower(),
+            _replace("[\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}]", '"'),
+            _replace(_characters(lambda c: unicodedata.category(c) in ("Mn", "Cf")), ""),
+            _replace(_characters(lambda c: unicodedata.category(c) == "Co"), cnclip.google_bert("\ue000")),
             tokenizer.normalizer,
         ]
     )
@@ -79,7 +113,10 @@ def _chinese_clip(tokenizer: Tokenizer) -> None:
     )
 
 
-_IN_THE_FILE: dict[Callable[[str], str], Callable[[Tokenizer], None]] = {cnclip.normalise: _chinese_clip}
+_IN_THE_FILE: dict[Callable[[str], str], Callable[[Tokenizer], None]] = {
+    cnclip.normalise: _chinese_clip,
+    str.lower: _lower_cased,
+}
 
 
 def _characters(wanted: Callable[[str], bool]) -> str:

@@ -26,13 +26,19 @@ class Written:
     def __init__(self, source: Source, folder: Path):
         from transformers import AutoTokenizer
 
-        self._family, self._pad = source.family.name, source.pad
+        self._family, self._source = source.family.name, source
+        self._plain_bert = _published.is_plain_bert(source.model)
         self._apart = self._family in _published.TEXT
         self._text_folder = folder / "text" if self._apart else folder
         self._image_folder = folder / "image" if self._apart else folder
         self.tokenizer = AutoTokenizer.from_pretrained(self._text_folder)
         self.use_backend("pil")
-        read = {"taiyiclip": self._read_taiyi, "mclip": self._read_mclip, "zhclip": self._read_zhclip}
+        read = {
+            "taiyiclip": self._read_taiyi,
+            "mclip": self._read_mclip,
+            "zhclip": self._read_zhclip,
+            "metaclip2": self._read_metaclip2,
+        }
         self.what, self._encode_text, self._encode_image = read.get(self._family, self._read_one_class)()
 
     def use_backend(self, backend: str) -> None:
@@ -52,7 +58,7 @@ class Written:
         import torch
 
         with torch.no_grad():
-            return self._encode_text(ids, (ids != self._pad).long())
+            return self._encode_text(ids, mask_of(ids, self._source))
 
     def image(self, pixels: torch.Tensor) -> torch.Tensor:
         import torch
@@ -70,9 +76,23 @@ class Written:
 
         return type(model).__name__, text, lambda pixels: _features(model.get_image_features(pixel_values=pixels))
 
-    def _read_taiyi(self):
-        from transformers import BertForSequenceClassification
+    def _read_metaclip2(self):
+        """Padded to the longest text, as `padding=True` does: nothing after a text's end reaches its features."""
+        what, encode, image = self._read_one_class()
 
+        def text(ids, mask):
+            longest = int(mask.sum(dim=1).max())
+            return encode(ids[:, :longest], mask[:, :longest])
+
+        return what, text, image
+
+    def _read_taiyi(self):
+        from transformers import BertForSequenceClassification, BertModel
+
+        if self._plain_bert:
+            bert = _loaded(BertModel, self._text_folder)
+            what, image = self._read_image()
+            return f"BertModel, {what}", lambda ids, mask: bert(ids, attention_mask=mask).pooler_output, image
         model = _loaded(BertForSequenceClassification, self._text_folder)
         what, image = self._read_image()
         return f"{type(model).__name__}, {what}", lambda ids, mask: model(ids, attention_mask=mask).logits, image
@@ -110,6 +130,16 @@ class Written:
             lambda ids, mask: last(gelu(first(_mean(text(ids, attention_mask=mask)[0], mask)))),
             lambda pixels: image_head(image(pixels).pooler_output),
         )
+
+
+def mask_of(ids: torch.Tensor, source: Source) -> torch.Tensor:
+    """As a tokenizer of transformers makes it: ones for a text and its end, which may be the id of the padding."""
+    import torch
+
+    mask = (ids != source.pad).long()
+    if source.tokenizer.eot_token_id != source.pad:
+        return mask
+    return torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1) | mask
 
 
 def _config(folder: Path) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zhclip_openclip.export._published import is_plain_bert
 from zhclip_openclip.export._source import Source
 
 _USAGE = {
@@ -23,6 +24,17 @@ tokenizer = AutoTokenizer.from_pretrained(f"{DIR}/text")
 texts = tokenizer(["一只猫", "一条狗"], padding=True, truncation=True, return_tensors="pt")
 image = AutoImageProcessor.from_pretrained(f"{DIR}/image")(Image.open("cat.jpg").convert("RGB"), return_tensors="pt")
 text_features = text_model(**texts).logits
+image_features = image_model(**image).image_embeds
+""",
+    "plain bert": """from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, BertModel, CLIPVisionModelWithProjection
+
+text_model = BertModel.from_pretrained(f"{DIR}/text").eval()
+image_model = CLIPVisionModelWithProjection.from_pretrained(f"{DIR}/image").eval()
+tokenizer = AutoTokenizer.from_pretrained(f"{DIR}/text")
+texts = tokenizer(["一只猫", "一条狗"], padding=True, truncation=True, return_tensors="pt")
+image = AutoImageProcessor.from_pretrained(f"{DIR}/image")(Image.open("cat.jpg").convert("RGB"), return_tensors="pt")
+text_features = text_model(**texts).pooler_output
 image_features = image_model(**image).image_embeds
 """,
     "mclip": """import json
@@ -59,6 +71,6 @@ image_features = model.encode_image(transform(Image.open("cat.jpg")).unsqueeze(0
 
 def lines(source: Source) -> str:
     """A few lines of Python that use the folder, which they call DIR."""
-    name = source.family.name
-    key = name if name in _USAGE else "one class" if name in ("cnclip", "altclip", "clip-chinese") else ""
+    name = "plain bert" if is_plain_bert(source.model) else source.family.name
+    key = name if name in _USAGE else "one class" if name in ("cnclip", "altclip", "clip-chinese", "metaclip2") else ""
     return _USAGE[key].replace("MODEL", repr(source.model.name))

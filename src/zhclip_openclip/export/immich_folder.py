@@ -37,7 +37,9 @@ def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
     if (model.tokenizer or family.tokenizer) == "GLMChineseTokenizer":
         return "Immich reads a tokenizer.json, and its tokenizer is sentencepiece's sp.model; --format onnx writes it"
-    return onnx_pair.refused(family, model)
+    if not (reason := onnx_pair.refused(family, model)) and family.name == "fgclip2":
+        return "Immich folds white space in a text, which Gemma's tokenizer tells apart; --format onnx writes it"
+    return reason
 
 
 def known_names(width: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Two ONNX files, `image.onnx` and `text.onnx`, with all that a program without torch needs to use them.
 
 `config.json` says what goes in and comes out, `tokenizer.json` holds the whole way from a text to ids. A batch of texts
-is padded to its longest text and no further: the text tower takes any length.
+is padded to its longest text and no further: the text tower takes any length. open_clip's own text towers take their
+context length alone, to which `tokenizer.json` pads for them.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ def refused(family: Family, model: Model) -> str:
         return (
             "a picture keeps its shape and becomes as many patches as its size asks for, and `image.onnx` takes squares"
         )
-    if not model.config()["text_cfg"].get("hf_model_name"):
-        return "its text tower takes texts of one length, and `text.onnx` takes texts of any"
+    if (model.tokenizer or family.tokenizer) == "SiglipTokenizer":
+        return (
+            "its tokenizer is SigLIP's, sentencepiece after a cleaning in Python, which is not written as a "
+            "tokenizer.json; --format open_clip writes it"
+        )
     return ""
 
 
@@ -51,7 +55,7 @@ def write(source: Source, folder: Path, options: Options) -> None:
 
 def config(source: Source, options: Options) -> dict:
     """What `config.json` says."""
-    preprocess = source.preprocess
+    preprocess, bias = source.preprocess, source.module.logit_bias
     return {
         "model": source.model.name,
         "source": source.given,
@@ -61,6 +65,7 @@ def config(source: Source, options: Options) -> dict:
         "normalised": not options.raw,
         "embed_dim": source.embed_dim,
         "logit_scale": source.module.logit_scale.exp().item(),
+        **({"logit_bias": bias.item()} if bias is not None else {}),
         "image": {
             "file": IMAGE,
             "input": {"image": ["batch", 3, source.image_size, source.image_size], "type": "float32"},
@@ -74,7 +79,7 @@ def config(source: Source, options: Options) -> dict:
         },
         "text": {
             "file": TEXT,
-            "input": {"text": ["batch", "length"], "type": "int64"},
+            "input": {"text": ["batch", source.context_length if source.one_length else "length"], "type": "int64"},
             "context_length": source.context_length,
             "pad_token_id": source.pad,
             **(_sentencepiece.config(source) if _sentencepiece.is_used(source) else {}),

@@ -1,7 +1,8 @@
 """A folder that `SentenceTransformer(DIR)` loads, for pictures and texts, from modules of sentence-transformers alone.
 
 A router sends texts to BERT or XLM-R, its pooling and its projection as dense layers, and pictures to CLIP's vision
-transformer and its projection; features of both have unit length. Nothing of this package is needed to load it.
+transformer and its projection; features of both have unit length. A model that is one class of transformers, with
+towers of CLIP's kind, is one module. Nothing of this package is needed to load it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zhclip_openclip.export import _card, _check, _published, _text_files
+from zhclip_openclip.export import _card, _check, _published, _text_files, transformers_folder
 from zhclip_openclip.export._check import Bounds, Difference
 from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._options import Options
 from zhclip_openclip.export._source import Source
-from zhclip_openclip.export._transformers_written import quiet
+from zhclip_openclip.export._transformers_written import mask_of, quiet
 from zhclip_openclip.export.transformers_folder import TORCHVISION, image_config, text_config, unlike
 from zhclip_openclip.families import Family, Layout, Model
 from zhclip_openclip.towers import text_configs
@@ -39,9 +40,7 @@ print(model.similarity(images, texts))
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
     vision = model.config()["vision_cfg"]
-    if not model.config()["text_cfg"].get("hf_model_name"):
-        return "its text tower is open_clip's own, for which sentence-transformers has no module"
-    if not text_configs.of_transformers(model):
+    if not (text_configs.of_transformers(model) or _is_one_class(family, model)):
         return "transformers, which its modules come from, has no class for its towers"
     if isinstance(vision.get("layers"), list):
         return "transformers, which its modules come from, has no CLIP class with a ResNet image tower"
@@ -50,22 +49,50 @@ def refused(family: Family, model: Model) -> str:
     return ""
 
 
+def _is_one_class(family: Family, model: Model) -> bool:
+    """Whether it is a class of transformers whose text tower is open_clip's own."""
+    return not (model.config()["text_cfg"].get("hf_model_name") or transformers_folder.refused(family, model))
+
+
 def write(source: Source, folder: Path, options: Options) -> None:
     """Fill the empty `folder`. Raises ExportError: see :func:`refused`."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Router
+    from sentence_transformers.base.modules import Normalize
 
     if reason := refused(source.family, source.model):
         raise ExportError(f"{source.model.name} has no home in sentence-transformers: {reason}")
     with tempfile.TemporaryDirectory(dir=folder.parent) as place, quiet():
-        text, image = _encoders(source, Path(place))
-        routes = {"text": [text, *_text_head(source)], "image": [image, _image_head(source)]}
-        mappings = {(None, route): route for route in routes}
-        router = Router(sub_modules=routes, default_route="text", route_mappings=mappings, allow_empty_key=False)
-        SentenceTransformer(modules=[router, Normalize()], device="cpu", similarity_fn_name="cosine").save_pretrained(
+        make = _one_class if _is_one_class(source.family, source.model) else _router
+        modules = [make(source, Path(place)), Normalize()]
+        SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine").save_pretrained(
             str(folder), create_model_card=False
         )
     (folder / "README.md").write_text(_card.text(source, _USAGE, options.result), encoding="utf-8")
+
+
+def _one_class(source: Source, place: Path):
+    """By way of the folder for transformers, which has both towers, their heads and what they take."""
+    from sentence_transformers.base.modules import Transformer
+
+    transformers_folder.write(source, place, Options())
+    told = {
+        part: {"method": f"get_{part}_features", "method_output_name": "pooler_output"} for part in ("text", "image")
+    }
+    return Transformer(
+        str(place),
+        max_seq_length=source.context_length,
+        modality_config=told,
+        module_output_name="sentence_embedding",
+    )
+
+
+def _router(source: Source, place: Path):
+    from sentence_transformers.base.modules import Router
+
+    text, image = _encoders(source, place)
+    routes = {"text": [text, *_text_head(source)], "image": [image, _image_head(source)]}
+    mappings = {(None, route): route for route in routes}
+    return Router(sub_modules=routes, default_route="text", route_mappings=mappings, allow_empty_key=False)
 
 
 def _encoders(source: Source, place: Path):
@@ -174,7 +201,7 @@ class Written:
         return self.model.preprocess(list(pictures))["pixel_values"]
 
     def text(self, ids: torch.Tensor) -> torch.Tensor:
-        mask = (ids != self._source.pad).long()
+        mask = mask_of(ids, self._source)
         return self._features({"input_ids": ids, "attention_mask": mask, "modality": "text"}, self._source.text(ids))
 
     def image(self, pixels: torch.Tensor) -> torch.Tensor:

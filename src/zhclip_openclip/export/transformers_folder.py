@@ -23,9 +23,18 @@ HOMES = {
     "cnclip": "`ChineseCLIPModel`",
     "altclip": "`AltCLIPModel`",
     "clip-chinese": "`VisionTextDualEncoderModel`",
+    "metaclip2": "`MetaClip2Model`",
     "zhclip": "thu-ml's own form; transformers has no class for it",
     "taiyiclip": "`text/`: `BertForSequenceClassification`, `image/`: `CLIPVisionModelWithProjection`",
     "mclip": "`text/`: multilingual_clip's own form, `image/`: `CLIPVisionModelWithProjection`",
+}
+#: Taiyi-CLIP's models without a classifier.
+_PLAIN_HOME = "`text/`: `BertModel`, `image/`: `CLIPVisionModelWithProjection`"
+#: Families that have none, and why.
+_HOMELESS = {
+    "fgclip2": "its class comes with its authors' repository and not with transformers, and a file holds more than one "
+    "model; --format open_clip writes it",
+    "m2-encoder": "transformers has no class for M2-Encoder's towers, which have layers in common",
 }
 #: Of the towers, and of pictures that transformers preprocesses with PIL; torchvision, its default, rounds otherwise.
 BOUNDS = Bounds(text=1e-5, image=1e-5, pictures=1e-5)
@@ -40,28 +49,20 @@ _RGB_FIRST = {
 _ODD_MARGIN = {"odd margin": "of two middles transformers takes the left one, this model's authors the even one"}
 
 
-#: Families that are published in a form of transformers', and why they are not written back in it.
-_ONE_WAY = {
-    "fgclip2": "its class comes with its authors' repository and not with transformers, and a file holds more than one "
-    "model; --format open_clip writes it",
-    "metaclip2": "what is published is `MetaClip2Model`; the way back to it is not written; --format open_clip is",
-}
-
-
 def refused(family: Family, model: Model) -> str:
     """Why there is no such folder for a model; "" where there is one."""
-    if family.name in _ONE_WAY:
-        return _ONE_WAY[family.name]
-    if not text_configs.of_transformers(model):
-        return f"transformers has no class for {family.title}'s towers, which have layers in common"
+    if family.name in _HOMELESS:
+        return _HOMELESS[family.name]
     if family.name not in HOMES:
         return f"neither transformers nor its authors have a class for {family.title}"
-    vision = model.config()["vision_cfg"]
-    if family.name == "taiyiclip" and model.config()["text_cfg"]["hf_proj_type"] is None:
-        return "its text tower is a BERT without the classifier that is written here; --format open_clip writes it"
-    if isinstance(vision.get("layers"), list):
+    if isinstance(model.config()["vision_cfg"].get("layers"), list):
         return "transformers has no CLIP class with a ResNet image tower; --format cn_clip writes it"
     return ""
+
+
+def home(family: Family, model: Model) -> str:
+    """What its folder is for, in words; for a model that is not refused."""
+    return _PLAIN_HOME if _published.is_plain_bert(model) else HOMES[family.name]
 
 
 def unlike(source: Source) -> dict[str, str]:
@@ -82,9 +83,9 @@ def write(source: Source, folder: Path, options: Options) -> None:
     name = source.family.name
     if name in _published.TEXT:
         text, image = folder / "text", folder / "image"
-        _save(source, _published.TEXT[name], text)
+        _save(source, _published.text_layout(source.family, source.model), text)
         _save(source, _published.IMAGE, image)
-        _write_config(text, _apart(source))
+        _write_config(text, _apart(source), "BertModel" if _published.is_plain_bert(source.model) else "")
         _write_config(
             image, {"model_type": "clip_vision_model", **image_config(source)}, "CLIPVisionModelWithProjection"
         )
@@ -124,17 +125,43 @@ def image_config(source: Source) -> dict:
         "num_hidden_layers": layers,
         "num_attention_heads": block.attn.num_heads,
         "intermediate_size": hidden,
-        "hidden_act": "quick_gelu" if "quick" in type(activation).__name__.lower() else "gelu",
+        "hidden_act": _activation(activation),
         "layer_norm_eps": epsilon,
         "projection_dim": source.embed_dim,
     }
 
 
 def text_config(source: Source) -> dict:
-    """The encoder of the text tower, as its own config has it."""
+    """The encoder of the text tower, as its own config has it; open_clip's own in the words of CLIPTextConfig."""
+    if not hasattr(source.module.text, "config"):
+        return _own_text_config(source)
     config = source.module.text.config.to_dict()
     unwanted = ("architectures", "transformers_version", "_name_or_path")
     return {key: value for key, value in config.items() if key not in unwanted}
+
+
+def _own_text_config(source: Source) -> dict:
+    text, tokenizer = source.module.text, source.tokenizer
+    block = text.transformer.resblocks[0]
+    return {
+        "model_type": "clip_text_model",
+        "vocab_size": text.vocab_size,
+        "hidden_size": text.width,
+        "num_hidden_layers": text.transformer.layers,
+        "num_attention_heads": text.heads,
+        "intermediate_size": block.mlp.c_fc.out_features,
+        "max_position_embeddings": text.num_pos,
+        "hidden_act": _activation(block.mlp.gelu),
+        "layer_norm_eps": text.ln_final.eps,
+        "projection_dim": source.embed_dim,
+        "bos_token_id": tokenizer.sot_token_id,
+        "eos_token_id": text.eos_id,
+        "pad_token_id": text.pad_id,
+    }
+
+
+def _activation(module) -> str:
+    return "quick_gelu" if "quick" in type(module).__name__.lower() else "gelu"
 
 
 def _whole(source: Source) -> dict:
@@ -149,11 +176,14 @@ def _whole(source: Source) -> dict:
     parts["text_config"].pop("model_type")
     if name == "altclip":
         parts["text_config"]["project_dim"] = source.embed_dim
-    return {"model_type": {"cnclip": "chinese_clip", "altclip": "altclip"}[name], **parts, **shared}
+    kinds = {"cnclip": "chinese_clip", "altclip": "altclip", "metaclip2": "metaclip_2"}
+    return {"model_type": kinds[name], **parts, **shared}
 
 
 def _apart(source: Source) -> dict:
     """The config of a text tower that is published apart."""
+    if _published.is_plain_bert(source.model):
+        return text_config(source)
     if source.family.name == "taiyiclip":
         labels = {f"LABEL_{number}": number for number in range(source.embed_dim)}
         return {**text_config(source), "label2id": labels, "id2label": {v: k for k, v in labels.items()}}
@@ -169,6 +199,7 @@ def _apart(source: Source) -> dict:
 _ARCHITECTURES = {
     "chinese_clip": "ChineseCLIPModel",
     "altclip": "AltCLIPModel",
+    "metaclip_2": "MetaClip2Model",
     "vision-text-dual-encoder": "VisionTextDualEncoderModel",
     "bert": "BertForSequenceClassification",
     "M-CLIP": "MultilingualCLIP",

@@ -110,6 +110,8 @@ class Model:
 
     tags: the first is the default.
     quickgelu: the twin that differs from it in its activation alone, for families whose `config.json` decides.
+    sizes: models of which weights for this one may be instead, where it is not certain with which image tower they were
+        published: the shapes in the file decide.
     preprocess: what differs from open_clip's defaults in its image preprocessing.
     tokenizer: class of transformers that tokenizes for it, where that is not the family's.
     tokenizer_options: arguments of that class that a folder with a bare vocabulary does not tell.
@@ -120,6 +122,7 @@ class Model:
     name: str
     tags: Mapping[str, Tag]
     quickgelu: str = ""
+    sizes: tuple[str, ...] = ()
     preprocess: Mapping[str, object] = field(default_factory=dict)
     tokenizer: str = ""
     tokenizer_options: Mapping[str, object] = field(default_factory=dict)

@@ -1,5 +1,5 @@
-"""AltCLIP, BAAI: XLM-R large with OpenAI's ViT-L/14, for Chinese and English or for nine languages, or with LAION's
-ViT-H/14 for eighteen.
+"""AltCLIP, BAAI: XLM-R large with OpenAI's ViT-L/14, for Chinese and English or for nine languages; for eighteen with
+LAION's ViT-H/14, or with a ViT-L/14 of features as wide.
 
 Paper: https://arxiv.org/abs/2211.06679. Code: `transformers`, models/altclip. The first token goes through `pre_LN`,
 then `transformation` (with bias), then `text_projection` (without).
@@ -9,6 +9,12 @@ from __future__ import annotations
 
 from zhclip_openclip.families._family import Family, Layout, Model, Tag
 from zhclip_openclip.families._layouts import BUFFERS, PROJECTION, bert, hf_vision_to_open_clip
+
+_M18 = Tag(
+    repo="BAAI/AltCLIP-m18",
+    licence="creativeml-openrail-m",
+    note="eighteen languages; whether it is ViT-H/14 or ViT-L/14 its weights say: ask for `altclip-vit-h-14`",
+)
 
 FAMILY = Family(
     name="altclip",
@@ -25,12 +31,12 @@ FAMILY = Family(
         ),
         Model(
             # That its image tower is ViT-H/14 was inferred, from its features' width and from what AltDiffusion-m18
-            # replaces with it. A config.json beside the weights that says otherwise is an error that says so.
+            # replaces with it; others who ran it write ViT-L/14. So the weights decide.
             "altclip-vit-h-14",
-            tags={
-                "m18": Tag(repo="BAAI/AltCLIP-m18", licence="creativeml-openrail-m", note="eighteen languages"),
-            },
+            tags={"m18": _M18},
+            sizes=("altclip-m18-vit-l-14",),
         ),
+        Model("altclip-m18-vit-l-14", tags={"m18": _M18}),
     ),
     aliases={"altclip": "altclip-vit-l-14"},
     image_processor="transformers",
