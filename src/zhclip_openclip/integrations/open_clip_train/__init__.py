@@ -7,6 +7,7 @@ This page is the whole of the contact; what stands in the place of each name is 
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 
 from zhclip_openclip.integrations._patching import Patch, apply
@@ -37,7 +38,8 @@ DATA = [
         "open_clip_train.data",
         "get_data",
         data.get_data,
-        "for our models that squash images: so in training too, unless --aug-cfg or --image-resize-mode is given",
+        "for our models: the tokenizer beside --pretrained; those that squash images do so in training too, unless "
+        "--aug-cfg or --image-resize-mode is given",
     ),
 ]
 ZERO_SHOT = [
@@ -59,7 +61,7 @@ TRAIN = [
         "open_clip_train.train",
         "evaluate",
         validation.evaluate,
-        "for sets with exact pairs: remembers which set is validated",
+        "for sets with exact pairs: remembers which set is validated; for our models: the tokenizer of the data",
     ),
     Patch(
         "open_clip_train.train",
@@ -109,6 +111,7 @@ def _tell_errors_in_a_line() -> None:
     def excepthook(kind, error, traceback):
         if isinstance(error, ZhclipError):
             print(f"zhclip-openclip: {error}", file=sys.stderr)
+            logging.disable(logging.INFO)  # torch's statistics at the end, which would bury the line
         else:
             before(kind, error, traceback)
 
