@@ -577,7 +577,7 @@ def test_spawned_workers_can_have_it(digits):
     again = pickle.loads(pickle.dumps(pairs))
     for index in (0, len(pairs) - 1):
         assert torch.equal(again[index][1], pairs[index][1]) and again[index][2:] == pairs[index][2:]
-    images, texts, ids = data._collate([again[k] for k in range(3)])
+    images, texts, ids = again.batch([0, 1, 2])
     assert images.shape == (3, 3, 64, 64) and texts.shape == (3, 32) and ids.dtype == torch.int64
 
 

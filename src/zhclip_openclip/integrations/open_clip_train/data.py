@@ -14,12 +14,13 @@ import re
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from zhclip_openclip._errors import shorten
 from zhclip_openclip.families import find
 from zhclip_openclip.integrations.open_clip_train import tokenizers
 from zhclip_openclip.training import PairBatches, Pairs, TrainingError, sources
+from zhclip_openclip.training.pairs import Batched, as_it_is
 from zhclip_openclip.training.relations import repeats
 
 #: Texts that are looked at to see whether a tokenizer knows their language.
@@ -207,7 +208,11 @@ class TrainingData:
         self.pairs, self.dataset, self.batch_size = pairs, pairs, batches.batch_size
         self._batches, self._as_dict = batches, as_dict
         self._loader = DataLoader(
-            pairs, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), collate_fn=_collate
+            Batched(pairs),
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=as_it_is,
         )
         self.num_batches, self.num_samples = len(batches), batches.num_samples
         self._recent: collections.deque = collections.deque(maxlen=batches.accumulate)
@@ -224,11 +229,6 @@ class TrainingData:
     def recent(self) -> torch.Tensor:
         """(n, 2) image and text of the pairs that the host computes its next loss of: the accumulated batches."""
         return torch.cat(list(self._recent))
-
-
-def _collate(samples):
-    images, texts, image, text = zip(*samples, strict=True)
-    return default_collate(list(images)), default_collate(list(texts)), torch.tensor([image, text]).T
 
 
 def get_data(original):
