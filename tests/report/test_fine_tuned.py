@@ -381,3 +381,25 @@ def test_an_evaluation_says_it_in_its_result(tmp_path, monkeypatch):
     assert row.label == "zhclip-tiny (epoch_3.pt, fine-tuned on digits-retrieval)"
     assert len(made.comparisons) == 4 and {one.p for one in made.comparisons} == {1.0}  # the same weights
     assert not made.problems
+
+
+def test_a_run_of_chinese_clips_own_trainer_is_known(tmp_path):
+    """By the params_TIME.txt of its first start (cn_clip/training/main.py writes one at each)."""
+    run = tmp_path / "muge_finetune"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "epoch3.pt").touch()
+    common = "vision_model: ViT-B-16\ntext_model: RoBERTa-wwm-ext-base-chinese\nval_data: x\n"
+    for time, resume in (
+        ("2023-01-01-00-00-00", "pretrained_weights/clip_cn_vit-b-16.pt"),
+        ("2023-01-02-00-00-00", ""),
+    ):
+        text = f"{common}resume: {resume or run / 'checkpoints/epoch_latest.pt'}\ntrain_data: data/MUGE/lmdb/train\n"
+        (run / f"params_{time}.txt").write_text(text, encoding="utf-8")
+    checkpoint = str(run / "checkpoints" / "epoch3.pt")
+    assert training_run(checkpoint) == TrainingRun("ofa_sys", "data/MUGE/lmdb:train")
+    tuned(tmp_path, pretrained=checkpoint, data=None)
+    made = build([tmp_path], resamples=500)
+    assert "CN-CLIP ViT-B/16 (epoch3.pt, fine-tuned on muge)" in verdicts(made, "muge fine-tuned")
+    for path in run.glob("params_*.txt"):
+        path.write_text("nothing of it\n")
+    assert training_run(checkpoint) is None

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from open_clip import create_loss
+from open_clip import factory
 from open_clip_train import train
 from open_clip_train.data import DataInfo
 from open_clip_train.distributed import init_distributed_device
@@ -52,10 +52,10 @@ class Model(torch.nn.Module):
         if bias:
             self.logit_bias = torch.nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
 
-    def forward(self, images, texts):
+    def forward(self, image, text):
         result = {
-            "image_features": F.normalize(images @ self.visual, dim=-1),
-            "text_features": F.normalize(self.words[texts[:, 0]], dim=-1),
+            "image_features": F.normalize(image @ self.visual, dim=-1),
+            "text_features": F.normalize(self.words[text[:, 0]], dim=-1),
             "logit_scale": self.logit_scale.exp(),
         }
         if hasattr(self, "logit_bias"):
@@ -100,12 +100,18 @@ def one_update(args, plain: bool = False) -> tuple[dict[str, torch.Tensor], dict
     )
     model = Model(args.siglip)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    wrapped = torch.nn.parallel.DistributedDataParallel(model) if args.world_size > 1 else model
-    data = {"train": DataInfo(TrainingData(pairs, batches, 0, False), shared_epoch=batches)}
+    tasks = hasattr(factory, "create_task")
+    data = {"train": DataInfo(TrainingData(pairs, batches, 0, tasks), shared_epoch=batches)}
     args.plain_loss = plain
-    train.train_one_epoch(
-        wrapped, data, create_loss(args), 0, torch.optim.SGD(model.parameters(), lr=RATE), None, None, None, args
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    if tasks:  # open_clip 4
+        task = factory.create_task(args, model=model)
+        if args.world_size > 1:
+            task.prepare_distributed(device_ids=None)
+        train.train_one_epoch(train.TrainState(task=task, optimizer=optimizer), data, args)
+    else:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model) if args.world_size > 1 else model
+        train.train_one_epoch(wrapped, data, factory.create_loss(args), 0, optimizer, None, None, None, args)
     found = {name: (before[name] - parameter.detach()) / RATE for name, parameter in model.named_parameters()}
     return found, reference(pairs, batches.plan()[0], args.siglip)
 

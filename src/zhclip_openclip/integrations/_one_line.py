@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 
@@ -17,6 +18,7 @@ def tell_errors_where(host_is_the_program: bool) -> None:
     def excepthook(kind, error, traceback):
         if isinstance(error, ZhclipError):
             print(f"zhclip-openclip: {error}", file=sys.stderr)
+            logging.disable(logging.INFO)  # torch's statistics at the end, which would bury the line
         else:
             before(kind, error, traceback)
 

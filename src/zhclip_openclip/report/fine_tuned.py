@@ -4,7 +4,8 @@ What can tell, the first that says something being believed:
 
 1. whoever makes the report (`--fine-tuned CHECKPOINT=DATASETS@BEGAN`),
 2. the result: `{"trained": {"began": "ofa_sys", "data": "MUGE"}}`, which an evaluation writes,
-3. `params.txt` of open_clip_train beside the checkpoint, where that still lies where the result says.
+3. `params.txt` of open_clip_train beside the checkpoint, or `params_TIME.txt` of Chinese-CLIP's trainer, where that
+   still lies where the result says.
 
 What one result of a checkpoint says holds for all of them. A checkpoint of which nothing says so counts as zero-shot,
 as those that others publish do.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import default_collate
 
+from zhclip_openclip.training.images import InOneTensor
 from zhclip_openclip.training.relations import Relations, same_texts
 
 
@@ -34,6 +38,8 @@ class Pairs:
         for dataset in self.sets:
             dataset.transform = transform
         self.tokenizer = tokenizer
+        self._in_one = InOneTensor(transform)
+        self._begun = [_with_transform(dataset, self._in_one.first) for dataset in self.sets]
         self._first_image = np.cumsum([0, *(len(dataset) for dataset in self.sets)])
         kinds = same_texts([entry.text for dataset in self.sets for entry in dataset.texts])
         first_text = np.cumsum([0, *(len(dataset.texts) for dataset in self.sets)])
@@ -62,10 +68,44 @@ class Pairs:
             for place, index in enumerate(indices)
         ]
 
-    def _picture(self, index: int) -> Any:
+    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The samples as a batch: (n, ...) images and (n, length) token ids as `default_collate` makes them of the
+        samples, to the last bit, and (n, 2) their image and text numbers."""
+        ids = self.tokenizer([self.caption(index) for index in indices])
+        images = self._in_one([self._picture(index, self._begun) for index in indices])
+        if not isinstance(ids, torch.Tensor):
+            ids = default_collate(list(ids))
+        return images, ids, torch.from_numpy(np.stack([self.image[indices], self.text[indices]], axis=1))
+
+    def _picture(self, index: int, sets: Sequence[Any] | None = None) -> Any:
         source = self.source[index]
-        return self.sets[source][int(self.image[index] - self._first_image[source])][0]
+        return (sets or self.sets)[source][int(self.image[index] - self._first_image[source])][0]
 
     def caption(self, index: int) -> str:
         """The text of pair `index`."""
         return self.sets[self.source[index]].texts[self._entry[index]].text
+
+
+def _with_transform(dataset: Any, transform: Callable[[Any], Any]) -> Any:
+    """The same set, its readers shared, with another transform."""
+    other = copy.copy(dataset)
+    other.transform = transform
+    return other
+
+
+class Batched:
+    """`pairs` as a loader with a batch sampler takes it: a list of numbers gives a batch (see :meth:`Pairs.batch`)."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.pairs.batch(indices)
+
+
+def as_it_is(batch: Any) -> Any:
+    """For a loader's `collate_fn`."""
+    return batch

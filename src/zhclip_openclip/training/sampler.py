@@ -51,8 +51,11 @@ class PairBatches:
                 twice, 0.5 is a half of them, others in each epoch.
             samples: pairs an epoch, drawn from all of them anew in each; by default all.
 
-        Raises TrainingError: fewer pairs than a batch; factors that do not fit the sets or are no positive numbers.
+        Raises TrainingError: fewer pairs than a batch, or a batch of none; factors that do not fit the sets or are no
+        positive numbers.
         """
+        if batch_size < 1 or accumulate < 1:
+            raise TrainingError(f"--batch-size {batch_size}, {accumulate} accumulated: one at least is needed")
         self.image, self.text = image, text
         self.batch_size, self.accumulate, self.rank, self.world_size = batch_size, accumulate, rank, world_size
         self.seed, self.epoch, self.samples = seed, 0, samples
@@ -63,9 +66,10 @@ class PairBatches:
         self.batch = batch_size * accumulate * world_size
         self.batches = self.total // self.batch
         if not self.batches:
+            limit = "--train-num-samples larger, or " if self.total == samples else ""
             raise TrainingError(
                 f"{self.total} pairs are fewer than one batch of {self.batch} (--batch-size {batch_size}, "
-                f"{accumulate} accumulated, {world_size} processes): make --batch-size or --accum-freq smaller"
+                f"{accumulate} accumulated, {world_size} processes): make {limit}--batch-size or --accum-freq smaller"
             )
         copies = max((int(np.ceil(factor)) for _, factor in self._sets), default=1)
         most = max(int(np.bincount(image).max()), int(np.bincount(text).max())) * copies

@@ -38,7 +38,8 @@ DATA = [
         "open_clip_train.data",
         "get_data",
         data.get_data,
-        "for our models that squash images: so in training too, unless --aug-cfg or --image-resize-mode is given",
+        "for our models: the tokenizer beside --pretrained; those that squash images do so in training too, unless "
+        "--aug-cfg or --image-resize-mode is given",
     ),
 ]
 ZERO_SHOT = [
@@ -60,7 +61,7 @@ TRAIN = [
         "open_clip_train.train",
         "evaluate",
         validation.evaluate,
-        "for sets with exact pairs: remembers which set is validated",
+        "for sets with exact pairs: remembers which set is validated; for our models: the tokenizer of the data",
     ),
     Patch(
         "open_clip_train.train",

@@ -14,10 +14,13 @@ import re
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
+from zhclip_openclip._errors import shorten
 from zhclip_openclip.families import find
+from zhclip_openclip.integrations.open_clip_train import tokenizers
 from zhclip_openclip.training import PairBatches, Pairs, TrainingError, sources
+from zhclip_openclip.training.pairs import Batched, as_it_is
 from zhclip_openclip.training.relations import repeats
 
 #: Texts that are looked at to see whether a tokenizer knows their language.
@@ -30,9 +33,24 @@ def get_dataset_fn(original):
     def get_dataset_fn(data_path, dataset_type):
         if dataset_type == "auto" and sources.is_ours(data_path):
             return exact_data
-        return original(data_path, dataset_type)
+        try:
+            return original(data_path, dataset_type)
+        except ValueError as error:
+            if dataset_type == "auto" and (line := _what_is_meant_by(data_path)):
+                raise TrainingError(line) from error
+            raise
 
     return get_dataset_fn
+
+
+def _what_is_meant_by(name: str) -> str | None:
+    """One line on a name that is no data of anybody's, where it can only be a folder or a table of ours."""
+    head, _, split = name.rpartition(":")
+    if head and Path(head).is_file() and sources.is_ours(head):
+        return f"{name}: {Path(head).name} is of one split; for another name {Path(head).parent}:{split}"
+    if "://" not in name and not name.startswith("pipe:") and not Path(head or name).suffix and not Path(name).suffix:
+        return f"{name}: no such file or folder"
+    return None
 
 
 def exact_data(args, preprocess_fn, is_train, epoch=0, tokenizer=None, naflex_data_config=None):
@@ -43,6 +61,8 @@ def exact_data(args, preprocess_fn, is_train, epoch=0, tokenizer=None, naflex_da
     data = args.train_data if is_train else args.val_data
     if naflex_data_config is not None or getattr(args, "variable_text", False):
         raise TrainingError(f"{data}: sets with exact pairs are read for images and texts of one size, not for NaFlex")
+    if is_train:
+        _refuse_half_a_gradient(args, data)
     sets = _first_then_others(args, lambda: _open(args, data, is_train))
     tell = logging.info if is_master(args) else lambda *_: None
     for dataset in sets:
@@ -81,9 +101,23 @@ def exact_data(args, preprocess_fn, is_train, epoch=0, tokenizer=None, naflex_da
         samples=args.train_num_samples,
     )
     batches.set_value(epoch)
+    if args.train_num_samples and args.train_num_samples > batches.total:
+        tell(f"--train-num-samples {args.train_num_samples}: an epoch is all {batches.total} pairs, there are no more")
     tell(_told(repeats(pairs.image, pairs.text, pairs.relations, batches.batch), batches, args))
     # `shared_epoch` is told of each new epoch in every version of the host.
     return DataInfo(TrainingData(pairs, batches, args.workers, _as_dict()), shared_epoch=batches)
+
+
+def _refuse_half_a_gradient(args, data: str) -> None:
+    """Without --gather-with-grad a process that has its own rows alone does not see what its features do as answers to
+    the rows of others: no loss can make up for that, and SigLIP's has no such switch."""
+    apart = args.world_size > 1 and getattr(args, "local_loss", False) and not getattr(args, "gather_with_grad", False)
+    own = getattr(args, "plain_loss", False) or getattr(args, "siglip", False) or getattr(args, "horovod", False)
+    if apart and not own:
+        raise TrainingError(
+            f"--train-data {data}: --local-loss without --gather-with-grad leaves out the part of the gradient that "
+            "the other processes have: add --gather-with-grad, or --plain-loss for open_clip's loss as it is"
+        )
 
 
 def _open(args, data: str, is_train: bool):
@@ -174,7 +208,11 @@ class TrainingData:
         self.pairs, self.dataset, self.batch_size = pairs, pairs, batches.batch_size
         self._batches, self._as_dict = batches, as_dict
         self._loader = DataLoader(
-            pairs, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), collate_fn=_collate
+            Batched(pairs),
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=as_it_is,
         )
         self.num_batches, self.num_samples = len(batches), batches.num_samples
         self._recent: collections.deque = collections.deque(maxlen=batches.accumulate)
@@ -193,19 +231,21 @@ class TrainingData:
         return torch.cat(list(self._recent))
 
 
-def _collate(samples):
-    images, texts, image, text = zip(*samples, strict=True)
-    return default_collate(list(images)), default_collate(list(texts)), torch.tensor([image, text]).T
-
-
 def get_data(original):
-    """What stands for `open_clip_train.data.get_data`: a model of ours trains on images as its authors trained it."""
+    """What stands for `open_clip_train.data.get_data`: a model of ours trains on images as its authors trained it, and
+    with the tokenizer that lies beside its weights."""
     signature = inspect.signature(original)
 
     def get_data(*args, **kwargs):
+        from open_clip_train.distributed import is_master
+
         call = signature.bind(*args, **kwargs)
         given = call.arguments
-        given["preprocess_fns"] = training_images(given["args"], given["preprocess_fns"])
+        options = given["args"]
+        given["preprocess_fns"] = training_images(options, given["preprocess_fns"])
+        given["tokenizer"] = tokenizers.of_run(options, given.get("tokenizer"))
+        if is_master(options):
+            tokenizers.keep(options)
         return original(*call.args, **call.kwargs)
 
     return get_data
@@ -283,6 +323,8 @@ def get_csv_dataset(original):
 
 def _what_is_wrong_with(path: Path, args) -> str | None:
     """One line on a table that could not be read, with the option to give; None where this is not known."""
+    if sources.is_ours(str(path)):
+        return f"{path}: a table of pictures, which is read without being told: leave out --dataset-type csv"
     with path.open("rb") as file:
         raw = file.read(2**20)
     if b"\n" in raw:
@@ -310,5 +352,5 @@ def _what_is_wrong_with(path: Path, args) -> str | None:
             advice.append(f"{option} with the name of its column")
     if not advice:
         return None
-    named = f"{path}: the columns are {', '.join(columns)}, looked for were {' and '.join(wanted)}"
+    named = f"{path}: the columns are {shorten(columns, 8)}, looked for were {' and '.join(wanted)}"
     return f"{named}: give {', '.join(advice)}"

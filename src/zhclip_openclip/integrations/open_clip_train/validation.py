@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset, default_collate
 
+from zhclip_openclip.integrations.open_clip_train import tokenizers
+
 #: (data, model, args) of the validation that is running in this context, if it is one of ours.
 _running: contextvars.ContextVar = contextvars.ContextVar("zhclip_validation", default=None)
 
@@ -98,18 +100,22 @@ def _precision(args):
 
 
 def evaluate(original):
-    """What stands for `open_clip_train.train.evaluate`: it remembers what is validated, for `get_clip_metrics`."""
+    """What stands for `open_clip_train.train.evaluate`: it remembers what is validated, for `get_clip_metrics`, and has
+    the tokenizer of the data for ImageNet."""
     signature = inspect.signature(original)
 
     def evaluate(*args, **kwargs):
-        given = signature.bind(*args, **kwargs).arguments
+        call = signature.bind(*args, **kwargs)
+        given = call.arguments
+        if {"imagenet-val", "imagenet-v2"} & set(given["data"]):
+            given["tokenizer"] = tokenizers.of_run(given["args"], given.get("tokenizer"))
         data = getattr(given["data"].get("val"), "dataloader", None)
         running = None
         if isinstance(data, ValidationData):
             running = data, _bare(given.get("model", given.get("task"))), given["args"]
         token = _running.set(running)
         try:
-            return original(*args, **kwargs)
+            return original(*call.args, **call.kwargs)
         finally:
             _running.reset(token)
 
