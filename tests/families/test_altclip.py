@@ -14,6 +14,7 @@ import torch
 from tests.support import references
 from tests.support.reduced import assert_same, build, create
 from zhclip_openclip._errors import CheckpointError
+from zhclip_openclip.checkpoints import _config
 
 pytestmark = pytest.mark.usefixtures("reduced")
 
@@ -89,3 +90,16 @@ def test_altclip_itself_is_none_of_the_two(tmp_path):
     torch.save(references.altclip("x", layers=2, vocabulary=1200).modules["x"].state_dict(), tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="it fits altclip-vit-l-14: load it under that name"):
         create(ASKED, tmp_path / "x.pt")
+
+
+def test_an_activation_that_a_config_leaves_out_is_that_of_its_class(tmp_path):
+    """transformers 4 wrote of the towers what differs from the default, which is QuickGELU in these classes."""
+    path = tmp_path / "config.json"
+    said = {"vision_config": {"model_type": "altclip_vision_model"}}
+    path.write_text(json.dumps(said))
+    _config.check(path, "altclip-vit-l-14")
+    with pytest.raises(CheckpointError, match=r"vision_config\.hidden_act is 'quick_gelu' and altclip-vit-h-14 has"):
+        _config.check(path, "altclip-vit-h-14")
+    said["vision_config"]["hidden_act"] = "gelu"
+    path.write_text(json.dumps(said))
+    _config.check(path, "altclip-vit-h-14")

@@ -12,6 +12,8 @@ from zhclip_openclip.families import find
 from zhclip_openclip.families._family import OPENAI_MEAN, OPENAI_STD
 
 _QUICK = "quick_gelu"
+#: transformers' configs whose image tower has QuickGELU where they say nothing: it writes what differs from that.
+_QUICK_UNSAID = {"clip_vision_model", "altclip_vision_model", "chinese_clip_vision_model"}
 
 
 def towers(config: dict, part: str = "") -> tuple[dict, dict]:
@@ -25,6 +27,8 @@ def towers(config: dict, part: str = "") -> tuple[dict, dict]:
     text = _object(config.get("text_config"))
     if part == "text":
         return {}, text or config
+    if image.get("model_type") in _QUICK_UNSAID and image.get("hidden_act") is None:
+        image = {**image, "hidden_act": _QUICK}
     return image, {} if part == "image" else text
 
 
