@@ -184,7 +184,7 @@ def _run(plan: Plan, console: Console, cache: Path | None, wait: float, profile:
         outcomes = run(plan, display, cache, wait, spent if profile else None)
         taken = time.perf_counter() - begun
     if profile and outcomes:
-        show_profile(spent, taken, plan.seconds, console)
+        show_profile(spent, taken, plan.stages, console)
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         console.print(f"[red]{len(failed)} of {len(outcomes)} cells failed[/]; the same command tries them again")
