@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import copy
 import hashlib
 import inspect
 import io
@@ -167,12 +168,15 @@ def _memory(amp: bool) -> tuple[float, float, float]:
     """Bytes a second through an operator, seconds of a call, bytes a second copied to where nothing was yet; all of it
     on the CPU."""
     import torch
+    from open_clip.transformer import ResidualAttentionBlock
 
-    large, small = torch.randn(2056, 2048), torch.randn(8, 8)
-    block = torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.Linear(8, 8), torch.nn.GELU())
+    large = torch.randn(2056, 2048)
+    block, given = ResidualAttentionBlock(8, 1).eval(), torch.randn(1, 2, 8)
+    with torch.no_grad(), _others() as counted:
+        copy.deepcopy(block).to("meta")(given.to("meta"))  # as those of a tower are counted
     with _as_in_the_pass("cpu", amp):
         moved = 5 * large.nbytes / _mean(lambda: torch.nn.functional.gelu(large) + large, 0.1)
-        call = _mean(lambda: [block(small) for _ in range(20)], 0.1) / 60
+        call = _mean(lambda: block(given), 0.1) / counted.calls
         loaded = 4 * large.nbytes / _mean(lambda: torch.cat([large] * 4), 0.1)
     return moved, call, loaded
 
