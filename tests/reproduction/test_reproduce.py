@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import sys
 from pathlib import Path
@@ -90,8 +91,7 @@ def test_results_hold_nothing_of_the_run(everything, all_data):
         assert str(output) not in text and running.PARTS not in text
         result = json.loads(text)
         assert result["versions"]["torch"] and result["cell"]["read_as"] == result["dataset"]
-        assert result["arithmetic"] in ("bfloat16 autocast on cpu", "fp32 on cpu", "fp32 on cpu, linear layers by oneDNN",
-                                        "float16 autocast on cuda")  # fmt: skip
+        assert re.fullmatch(r"\w+ autocast on \w+|fp32 on cpu(, linear layers by oneDNN)?", result["arithmetic"])
     muge = json.loads((output / "zhclip-tiny_digits_muge.json").read_text("utf-8"))
     assert muge["fingerprint"] == muge["cell"]["fingerprint"] and len(muge["fingerprint"]) == 64
 

@@ -108,7 +108,7 @@ def joined() -> Iterator[None]:
     token, roll = _current.set(world), world.roll
     try:
         _compare_machines(world)
-        with arithmetic.taken(arithmetic.agreed(everyones(arithmetic.offered(rank() == 0)))):
+        with arithmetic.taken(arithmetic.agreed(_exchange(world, arithmetic.offered(rank() == 0)))):
             yield
         roll.next_cell()
         roll.meet()  # rank 0 is the last to come: it has written the results
