@@ -35,5 +35,9 @@ def onednn_limit() -> str | None:
 
 
 def use_amp(device: str, asked: bool) -> bool:
-    """Whether to use mixed precision on `device` where it was asked for: on a CPU only if it has units for it."""
-    return asked and (not str(device).startswith("cpu") or cpu_has_bf16())
+    """Whether to use mixed precision on `device` where it was asked for: on a CPU only if that is the faster way."""
+    if not asked or not str(device).startswith("cpu"):
+        return asked
+    from zhclip_openclip.features import arithmetic
+
+    return arithmetic.chosen().bf16

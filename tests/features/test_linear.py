@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zhclip_openclip._errors import ZhclipError
-from zhclip_openclip.features import fingerprint, linear
+from zhclip_openclip.features import arithmetic, fingerprint, linear
 from zhclip_openclip.features.image_pass import encoder
 
-pytestmark = pytest.mark.skipif(linear._operation() is None, reason="this PyTorch has no such operation")
+pytestmark = pytest.mark.skipif(linear.operation() is None, reason="this PyTorch has no such operation")
 
 
 class Model(torch.nn.Module):
@@ -22,13 +22,13 @@ class Model(torch.nn.Module):
 @pytest.fixture
 def calls(monkeypatch):
     """Shapes that oneDNN was given."""
-    given, operation = [], linear._operation()
+    given, operation = [], linear.operation()
 
     def counted(input, *rest):
         given.append(tuple(input.shape))
         return operation(input, *rest)
 
-    monkeypatch.setattr(linear, "_operation", lambda: counted)
+    monkeypatch.setattr(linear, "operation", lambda: counted)
     return given
 
 
@@ -209,10 +209,9 @@ def test_where_it_is_used(monkeypatch, calls):
     monkeypatch.setenv(linear.VARIABLE, "0")
     assert not used(Model())
     monkeypatch.setenv(linear.VARIABLE, "")
-    for fast, limit, expected in ((True, None, True), (True, "AVX2", False), (False, None, False)):
-        monkeypatch.setattr(linear, "_amd_with_avx512", lambda fast=fast: fast)
-        monkeypatch.setattr(linear, "onednn_limit", lambda limit=limit: limit)
-        assert used(Model()) is expected
+    for faster in (True, False):
+        with arithmetic.taken(arithmetic.Arithmetic(onednn=faster, bf16=False)):
+            assert used(Model()) is faster
     monkeypatch.setenv(linear.VARIABLE, "yes")
     with pytest.raises(ZhclipError, match="ZHCLIP_ONEDNN_LINEAR=yes: neither 0 nor 1"):
         used(Model())
@@ -220,10 +219,10 @@ def test_where_it_is_used(monkeypatch, calls):
 
 def test_a_pytorch_without_it(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert linear._operation.__wrapped__() is None
+    assert linear.operation.__wrapped__() is None
     monkeypatch.undo()
     monkeypatch.setattr(linear.torch.ops.mkldnn, "_linear_pointwise", lambda *given: given[0], raising=False)
-    assert linear._operation.__wrapped__() is None, "it computes something else"
+    assert linear.operation.__wrapped__() is None, "it computes something else"
 
 
 def test_features_have_another_name_in_the_cache(monkeypatch):

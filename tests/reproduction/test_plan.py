@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from zhclip_openclip.datasets import at_hand, docs
 from zhclip_openclip.datasets._dataset_error import DatasetError
 from zhclip_openclip.datasets.at_hand import Found, Missing
 from zhclip_openclip.datasets.retrieval import build_retrieval_dataset
+from zhclip_openclip.features.image_pass import IMAGES_AT_ONCE
+from zhclip_openclip.features.spent import IMAGES, LOADING, READING, REST, STAGES
 from zhclip_openclip.prompts import registry, templates
 from zhclip_openclip.reproduction import _cost
 from zhclip_openclip.reproduction.plan import Options, make_plan, state_of
@@ -543,25 +546,82 @@ def test_operations_of_a_resnet():
     assert _cost.image_operations("cnclip-rn50") == pytest.approx(12.22e9, rel=0.01)
 
 
-def test_seconds_follow_the_slower_of_computing_and_reading():
-    machine = _cost.Machine("cpu", rate=1e12, reading=0.01, readers=2)
-    assert machine.seconds(0.8e12 * 30, images=10) == pytest.approx(30)
-    assert machine.seconds(1.0, images=1000) == pytest.approx(5)
+def test_the_bytes_and_calls_beside_the_products():
+    """A block of a transformer moves some tensors of its activations, and makes some tens of calls."""
+    tokens, width, layers = 257, 1024, 24
+    work = _cost.image_work("zhclip-vit-l-14")
+    assert 20 < work.moved / (layers * tokens * width * 4) < 80
+    assert 10 * layers < work.calls * IMAGES_AT_ONCE["cpu"] < 60 * layers
+
+
+def test_a_tower_takes_products_bytes_and_calls():
+    machine = _cost.Machine("cpu", rate=1e12, reading=0, readers=1, exact=1e11, moving=1e9, call=1e-3)
+    work = _cost.Work(2e12, moved=3e9, calls=500)
+    assert machine.computing(work, 10) == pytest.approx(10 * (2 + 3 + 0.5))
+    assert machine.computing(work, 1, exact=True) == pytest.approx(20 + 3 + 0.5)
+    assert machine.computing(_cost.Work(8e12)) == pytest.approx(10), "80% of the rate where no more is known"
+
+
+@pytest.mark.parametrize(
+    ("device", "readers", "threads", "computing", "reading", "waiting"),
+    [
+        ("cpu", 0, 1, 10, 4, 4),  # nobody reads beside it
+        ("cpu", 1, 1, 10, 4, 0),
+        ("cpu", 1, 1, 4, 10, 6),
+        ("cpu", 2, 2, 10, 4, 2),  # 20 + 4 seconds of a core, of which there are two
+        ("cpu", 2, 2, 1, 10, 5),  # 2 + 10
+        ("cuda", 2, 2, 10, 4, 0),
+    ],
+)
+def test_readers_and_towers_share_the_cores(device, readers, threads, computing, reading, waiting):
+    machine = _cost.Machine(device, 1.0, reading / 100, readers, threads=threads, cores=2)
+    assert machine.waiting(computing, images=100) == pytest.approx(waiting)
+
+
+def test_stages_of_a_cell():
+    machine = _cost.Machine(
+        "cpu", 1e12, 0.01, 1, exact=1e11, loading=1e9, hashing=2e9, digest=0.002, cores=2, compiling=0.01
+    )
+    given = {"images": 1000, "texts": 50, "text_operations": 0.8e12, "dimensions": 100, "weights": 4 * 10**9}
+    stages = machine.stages(_cost.Work(0.8e9), **given)
+    assert list(stages) == [*STAGES, REST]
+    assert [round(seconds, 6) for seconds in stages.values()] == [
+        4,
+        2 + (10 - 1),  # digests, and what the tower waits for
+        1,
+        50,
+        2 * 1000 * 50 * 100 / 1e11,
+        round(20 * 0.01 + 2 + 4 * 0.01, 6),  # its own, the digest of the weights, four images in fp32
+    ]
+    again = machine.stages(_cost.Work(0.8e9), **given | {"images": 0, "weights": 0})
+    assert again[LOADING] == again[READING] == again[IMAGES] == 0 and again[REST] == pytest.approx(0.2)
 
 
 def test_a_tower_that_models_share_is_counted_once(tmp_path, monkeypatch):
     monkeypatch.setattr(_cost, "measure", lambda workers, amp: _cost.Machine("cpu", 1e12, 1e-6, 1))
     table_files.elevater(tmp_path / "elevater", "cifar-10", list("甲乙丙丁戊己庚辛壬癸"), each=5)
     plan = make_plan(["mclip", "taiyiclip", "zhclip"], ["cifar10"], tmp_path, tmp_path / "out")
-    first, second, third = (cell.seconds for cell in plan.cells)
-    pass_over_images = 50 * _cost.image_operations("mclip-vit-l-14") / 0.8e12
-    assert first == pytest.approx(second + pass_over_images) == pytest.approx(third)
-    assert plan.seconds == pytest.approx(first + second + third)
+    first, second, third = plan.cells
+    pass_over_images = 50 * _cost.image_operations("mclip-vit-l-14") / 1e12
+    images = [cell.stages[IMAGES] for cell in plan.cells]
+    assert images == pytest.approx([pass_over_images, 0, pass_over_images])
+    assert first.seconds > second.seconds + pass_over_images, "it is tried out, too"
+    assert plan.seconds == pytest.approx(sum(cell.seconds for cell in plan.cells))
+    assert plan.seconds == pytest.approx(sum(plan.stages.values()))
+
+
+def test_imports_are_counted_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(_cost, "measure", lambda workers, amp: _cost.Machine("cpu", 1e12, 0, 1, compiling=0.01))
+    monkeypatch.delitem(sys.modules, "clip_benchmark.cli", raising=False)
+    plan = make_plan(["zhclip-tiny"], ["digits", "digits-retrieval"], None, tmp_path)
+    assert [cell.stages[REST] - 0.2 for cell in plan.cells] == pytest.approx([1, 0], abs=0.1)
 
 
 def test_measured_for_real():
     machine = _cost.measure(workers=1, amp=False)
-    assert machine.rate > 1e8 and 0 < machine.reading < 5 and machine.readers == 1
+    assert machine.rate == machine.exact > 1e8 and 0 < machine.reading < 5 and machine.readers == 1
+    for name in ("moving", "call", "loading", "hashing", "digest", "compiling"):
+        assert 0 < getattr(machine, name) < float("inf"), name
 
 
 # ---------------------------------------------------------------- the page

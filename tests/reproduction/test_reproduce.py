@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import socket
 import sys
 from pathlib import Path
@@ -14,9 +16,11 @@ from tests.support import retrieval_files, table_files
 from tests.support.reproduction import Recorder, one, results, zhclip
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip.datasets.at_hand import of_tables
+from zhclip_openclip.features.spent import IMAGES, LOADING, READING, REST, SCORING, TEXTS
 from zhclip_openclip.reproduction import run as running
 from zhclip_openclip.reproduction._words import duration
 from zhclip_openclip.reproduction.plan import make_plan
+from zhclip_openclip.reproduction.show import show_profile
 
 # ---------------------------------------------------------------- the whole way
 
@@ -87,6 +91,7 @@ def test_results_hold_nothing_of_the_run(everything, all_data):
         assert str(output) not in text and running.PARTS not in text
         result = json.loads(text)
         assert result["versions"]["torch"] and result["cell"]["read_as"] == result["dataset"]
+        assert re.fullmatch(r"\w+ autocast on \w+|fp32 on cpu(, linear layers by oneDNN)?", result["arithmetic"])
     muge = json.loads((output / "zhclip-tiny_digits_muge.json").read_text("utf-8"))
     assert muge["fingerprint"] == muge["cell"]["fingerprint"] and len(muge["fingerprint"]) == 64
 
@@ -95,6 +100,25 @@ def test_galleries_of_retrieval(everything):
     _, output = everything
     pages = {path.stem.rpartition("_")[2] for path in output.glob("*.html")}
     assert pages == {"coco-cn", "flickr30k-cn", "muge"}
+
+
+def test_where_the_time_went():
+    """Stages in their order, what no stage has, and what was predicted of each."""
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    predicted = {LOADING: 1.0, READING: 2.0, IMAGES: 40.0, TEXTS: 0.0, SCORING: 0.0, REST: 7.0}
+    show_profile({IMAGES: 50.0, LOADING: 10.0}, 80.0, predicted, console)
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines[1:] == [
+        ["loading", "models", "10.0", "12%", "1.0"],
+        ["reading", "pictures", "0.0", "0%", "2.0"],
+        ["image", "tower", "50.0", "62%", "40.0"],
+        ["text", "tower", "0.0", "0%", "0.0"],
+        ["scoring", "0.0", "0%", "0.0"],
+        ["the", "rest", "20.0", "25%", "7.0"],
+        ["all", "80.0", "50.0"],
+    ]
 
 
 def test_nothing_is_run_twice(everything, all_data):

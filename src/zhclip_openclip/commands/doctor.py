@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from zhclip_openclip import _paths
+from zhclip_openclip._errors import ZhclipError
 
 #: The newest series of each host package that the tests of this package have passed with, to as many places as count.
 TESTED: dict[str, str] = json.loads((_paths.DATA / "tested_versions.json").read_text(encoding="utf-8"))
@@ -169,11 +170,9 @@ def _devices() -> list[Finding]:
     import torch
 
     from zhclip_openclip._precision import cpu_has_bf16
-    from zhclip_openclip.features import linear
 
-    bf16 = "bf16 units" if cpu_has_bf16() else "no bf16 units: evaluation runs in fp32"
-    products = "fp32 products by oneDNN" if linear.used("cpu") else "fp32 products as PyTorch computes them"
-    findings = [Finding("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16}; {products}")]
+    bf16 = "bf16 units" if cpu_has_bf16() else "no bf16 units"
+    findings = [Finding("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16}"), _arithmetic()]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
@@ -183,6 +182,22 @@ def _devices() -> list[Finding]:
     else:
         findings.append(Finding("cuda", "no GPU that torch can use"))
     return findings
+
+
+def _arithmetic() -> Finding:
+    """What a CPU computes towers in; found out here without measuring it."""
+    from zhclip_openclip.features import arithmetic, linear
+
+    try:
+        decision, measured = arithmetic.known()
+        with arithmetic.taken(decision):
+            onednn = linear.used("cpu")
+    except ZhclipError as error:
+        return Finding("arithmetic", "not known", str(error))
+    default = "bf16 by default" if decision.bf16 else "fp32 by default"
+    products = "fp32 products by oneDNN" if onednn else "fp32 products as PyTorch computes them"
+    again = f"; `zhclip doctor --measure` measures it {'again' if measured else 'now'}"
+    return Finding("arithmetic", f"{default}, {products} ({decision.why}{again})")
 
 
 def _files() -> list[Finding]:
@@ -217,9 +232,21 @@ def _files() -> list[Finding]:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Measure anew which arithmetic is the fastest on this CPU, and keep to that."),
+    ] = False,
     patches: Annotated[bool, typer.Option("--patches", help="List what is replaced or added to in the hosts.")] = False,
 ) -> None:
     """Check versions, plugin, devices, caches and the hub's address; exit code 1 if something needs doing."""
+    if measure:
+        from zhclip_openclip.features import arithmetic
+
+        try:
+            arithmetic.measure_again()
+        except ZhclipError as error:
+            typer.echo(f"zhclip: error: {error}", err=True)
+            raise typer.Exit(1) from None
     findings = examine()
     if patches:
         from zhclip_openclip.integrations import _patching

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,6 +77,9 @@ def reproduce(
     ] = 10.0,
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
     galleries: Annotated[bool, typer.Option(help="Write a page with queries for each retrieval result.")] = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show at the end where the time went, and what was predicted.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON, with --dry-run.")] = False,
     offline_demo: Annotated[
@@ -118,7 +122,7 @@ def reproduce(
     if dry_run:
         return
     try:
-        outcomes = _run(plan, console, cache, wait)
+        outcomes = _run(plan, console, cache, wait, profile)
         code = 1 if any(outcome.failure for outcome in outcomes) else 3 * any(one.elsewhere for one in outcomes)
         if report:
             _report(output, console, needed=bool(outcomes))
@@ -165,16 +169,22 @@ def _json(plan: Plan) -> str:
     return text
 
 
-def _run(plan: Plan, console: Console, cache: Path | None, wait: float) -> list[Outcome]:
+def _run(plan: Plan, console: Console, cache: Path | None, wait: float, profile: bool) -> list[Outcome]:
     from zhclip_openclip.reproduction._words import cells
     from zhclip_openclip.reproduction.display import Live, Plain
     from zhclip_openclip.reproduction.run import run
+    from zhclip_openclip.reproduction.show import show_profile
 
     if not plan.of("run"):
         console.print("Nothing is left to run.")
     cache = cache or (Path(folder).expanduser() if (folder := os.environ.get("ZHCLIP_FEATURE_CACHE")) else None)
     with (Live if console.is_terminal else Plain)(plan, console) as display:
-        outcomes = run(plan, display, cache, wait)
+        spent: dict[str, float] = {}
+        begun = time.perf_counter()
+        outcomes = run(plan, display, cache, wait, spent if profile else None)
+        taken = time.perf_counter() - begun
+    if profile and outcomes:
+        show_profile(spent, taken, plan.stages, console)
     failed = [outcome for outcome in outcomes if outcome.failure]
     if failed:
         console.print(f"[red]{len(failed)} of {len(outcomes)} cells failed[/]; the same command tries them again")

@@ -11,7 +11,7 @@ ViT-L/14 and RoBERTa-large were 1.1 to 1.4 times as fast with it (benchmarks/ima
 from MKL's in the last digits, as another machine's do. Like MKL's they are the same for every number of threads; those
 of a 1 x 1 convolution, which is as fast, are not.
 
-The decision depends on the machine alone and not on a measurement, so that two runs give the same bits.
+`arithmetic.py` decides, once a machine.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ import contextlib
 import functools
 import inspect
 import os
-import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +28,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from zhclip_openclip._errors import ZhclipError
-from zhclip_openclip._precision import onednn_limit
+from zhclip_openclip.features import arithmetic
 
 #: "1" or "0" decides for every machine.
 VARIABLE = "ZHCLIP_ONEDNN_LINEAR"
@@ -52,28 +50,18 @@ def used(device: str) -> bool:
 
     Raises ZhclipError: the variable is neither 0 nor 1.
     """
-    return torch.device(device).type == "cpu" and _operation() is not None and _wanted()
+    return torch.device(device).type == "cpu" and operation() is not None and _wanted()
 
 
 def _wanted() -> bool:
     asked = os.environ.get(VARIABLE, "").strip()
     if asked not in ("", "0", "1"):
-        raise ZhclipError(f"{VARIABLE}={asked}: neither 0 nor 1; without it the processor decides")
-    # Limited to AVX2, oneDNN was not faster than MKL; other makers' processors were not there to measure.
-    return asked == "1" or (not asked and _amd_with_avx512() and onednn_limit() is None)
+        raise ZhclipError(f"{VARIABLE}={asked}: neither 0 nor 1; without it the faster way is taken")
+    return asked == "1" or (not asked and arithmetic.chosen().onednn)
 
 
 @functools.lru_cache(maxsize=1)
-def _amd_with_avx512() -> bool:
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    facts = Path("/proc/cpuinfo")
-    maker = facts.read_text("utf-8", "replace") if facts.is_file() else platform.processor()
-    return "AuthenticAMD" in maker
-
-
-@functools.lru_cache(maxsize=1)
-def _operation() -> Callable | None:
+def operation() -> Callable | None:
     """What PyTorch's compiler calls for a linear layer on a CPU; None in a PyTorch without it."""
     if not torch.backends.mkldnn.is_available():
         return None
@@ -118,7 +106,7 @@ class OneDnnLinear(RowsInOrder):
             and all(part is None or _dense(part) for part in (input, weight, bias))
         )
         if plain:
-            return _operation()(input, weight, bias, "none", [], "")
+            return operation()(input, weight, bias, "none", [], "")
         return RowsInOrder.linear(input, weight, bias)
 
 

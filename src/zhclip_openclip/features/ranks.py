@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from zhclip_openclip._errors import ZhclipError
+from zhclip_openclip.features import arithmetic
 from zhclip_openclip.features._deadline import Deadline, end_process
 from zhclip_openclip.features._launch import Place, find_each_other, place_from_environment, seconds, take_device
 from zhclip_openclip.features._roll_call import INTERVAL, Elsewhere, Lost, RollCall
@@ -107,7 +108,8 @@ def joined() -> Iterator[None]:
     token, roll = _current.set(world), world.roll
     try:
         _compare_machines(world)
-        yield
+        with arithmetic.taken(arithmetic.agreed(_exchange(world, arithmetic.offered(rank() == 0)))):
+            yield
         roll.next_cell()
         roll.meet()  # rank 0 is the last to come: it has written the results
     except BaseException as error:

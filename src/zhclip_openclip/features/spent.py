@@ -12,6 +12,7 @@ from zhclip_openclip.features.settings import current
 #: In the order in which a table shows them. READING is what the towers wait for: workers read ahead of them.
 STAGES = ("loading models", "reading pictures", "image tower", "text tower", "scoring")
 LOADING, READING, IMAGES, TEXTS, SCORING = STAGES
+REST = "the rest"  #: what is no stage
 Item = TypeVar("Item")
 
 

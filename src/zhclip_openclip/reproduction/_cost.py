@@ -1,77 +1,205 @@
-"""About how long an evaluation takes on this machine: operations of the model over operations a second.
+"""About how long an evaluation takes on this machine, by stage: what the model computes over what the machine does.
 
-    image    floating-point operations of the image tower for one image, counted by PyTorch on the meta device
-    text     2 x 16 tokens x parameters of the text tower's layers: a Chinese caption has about 16 tokens
-    both     of a model of open_clip's own as measured once (`benchmarks/open_clip_facts.py`), its texts of full length
-    machine  a matrix product of a second or less, in the precision that the evaluation will use
-    reading  one JPEG of 500 x 375 pixels, decoded and made smaller, by one process
+Of the model, counted by PyTorch on the meta device for one image: floating-point operations of products; bytes that all
+else reads and writes; calls, which cost what they cost however little they compute. A text is 2 x 16 tokens x
+parameters of the text tower's layers: a Chinese caption has about 16 tokens. Of a model of open_clip's own the
+operations alone are known, measured once (`benchmarks/open_clip_facts.py`), its texts of full length.
 
-A tower is taken to reach 80% of the rate of a bare matrix product on a CPU (measured: 84% with ViT-L/14) and 40% on a
-GPU (a guess). That, and all that is not counted here, is what "about" is said for.
+Of the machine, in about two seconds: a linear layer of a tower's size in the precision that the evaluation will use,
+and in fp32; bytes moved; a call; a copy into fresh memory; one JPEG of 500 x 375 pixels as it goes through open_clip's
+preprocessing, and its digest, by one process; a source file compiled, for what is Python's own.
+
+    loading models     weights copied, where they are here; fetching depends on the network and is not counted
+    reading pictures   the pass over all files for the name of their features, and what the image tower waits: readers
+                       go on beside it, and on a CPU take their time from the same cores
+    image tower        products, bytes and calls of each image that is not there from an earlier cell
+    text tower         operations at 80% of the rate
+    scoring            of retrieval, one product of all images and all texts
+    the rest           imports, once; of each cell the digest of the weights, the trial of the tower and files
+
+On a GPU, and where bytes and calls are not known, 40% and 80% of the rate stand for them: the former a guess, the
+latter measured with ViT-L/14. That, and all that is not counted here, is what "about" is said for.
 """
 
 from __future__ import annotations
 
+import argparse
+import base64
+import contextlib
+import copy
+import hashlib
+import inspect
 import io
 import logging
 import os
+import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from zhclip_openclip.checkpoints import _load, _open_clip_models
 from zhclip_openclip.families import find
+from zhclip_openclip.features.image_pass import IMAGES_AT_ONCE
+from zhclip_openclip.features.spent import IMAGES, LOADING, READING, REST, SCORING, TEXTS
 
 _TOKENS = 16
 _SHARE = {"cpu": 0.8, "cuda": 0.4}
+#: The imports of clip_benchmark, and a cell of the embedded model that has next to nothing to do, in times of compiling
+#: the source of `argparse`: that is work of the same kind, and as fast as the machine. Measured: 98 to 104 in processor
+#: time for the former; about 20 for the latter.
+_IMPORTS, _CELL = 100, 20
+#: Images that go through the tower before the pass, in fp32 (`features/trial.py`).
+_TRIAL = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one image. operations: of products. moved: bytes of everything else. calls: of operators, a share of those of
+    a batch."""
+
+    operations: float
+    moved: float = 0.0
+    calls: float = 0.0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """device: 'cpu' or 'cuda'. rate: operations a second of a matrix product. reading: seconds a picture and reader.
-    readers: processes that can read at once."""
+    """device: 'cpu' or 'cuda'. rate: operations a second of a product, in the precision of the evaluation. reading:
+    seconds a picture and reader. readers: processes that can read at once; 0 where the evaluation itself reads. exact:
+    as rate, in fp32. moving, loading, hashing: bytes a second. call: seconds. digest: seconds a picture and reader.
+    threads, cores: that compute, that there are. compiling: seconds, see `_IMPORTS`."""
 
     device: str
     rate: float
     reading: float
     readers: int
+    exact: float = float("inf")
+    moving: float = float("inf")
+    call: float = 0.0
+    loading: float = float("inf")
+    hashing: float = float("inf")
+    digest: float = 0.0
+    threads: int = 1
+    cores: int = 1
+    compiling: float = 0.0
 
-    def seconds(self, operations: float, images: int) -> float:
-        """Of so many operations while so many images are read."""
-        computing = operations / (self.rate * _SHARE[self.device])
-        return max(computing, images * self.reading / max(1, self.readers))
+    def computing(self, work: Work, images: float = 1, exact: bool = False) -> float:
+        """Seconds of the image tower."""
+        rate = min(self.rate, self.exact) if exact else self.rate
+        if self.device == "cpu" and work.calls:
+            one = work.operations / rate + work.moved / self.moving + work.calls * self.call
+        else:
+            one = work.operations / (rate * _SHARE[self.device])
+        return images * one
+
+    def starting(self) -> float:
+        """Seconds before the first cell."""
+        return 0.0 if "clip_benchmark.cli" in sys.modules else _IMPORTS * self.compiling
+
+    def texts(self, operations: float) -> float:
+        return operations / (self.rate * _SHARE[self.device])
+
+    def waiting(self, computing: float, images: int) -> float:
+        """Seconds that a tower which computes for so long waits for its images."""
+        reading = images * self.reading
+        if not self.readers:
+            return reading
+        whole = max(computing, reading / self.readers)
+        if self.device == "cpu" and self.threads + self.readers > self.cores:
+            # The readers' share, and a tower that is done with them has all cores again.
+            whole = max(whole, (computing * min(self.threads, self.cores) + reading) / self.cores)
+        return whole - computing
+
+    def stages(
+        self, work: Work, images: int, texts: int, text_operations: float, dimensions: int, weights: int
+    ) -> dict[str, float]:
+        """Seconds of one cell by stage. dimensions: of features that are scored, 0 for none to speak of. weights:
+        bytes to load, 0 where they are loaded."""
+        computing = self.computing(work, images)
+        rest = _CELL * self.compiling + (weights / self.hashing + self.computing(work, _TRIAL, exact=True)) * bool(
+            images
+        )
+        return {
+            LOADING: weights / self.loading,
+            READING: images * self.digest / max(1, self.readers) + self.waiting(computing, images),
+            IMAGES: computing,
+            TEXTS: texts * self.texts(text_operations),
+            SCORING: 2 * images * texts * dimensions / self.exact,
+            REST: rest,
+        }
 
 
 def measure(workers: int, amp: bool) -> Machine:
-    """Takes about a second. workers: that read images. amp: mixed precision is asked for."""
+    """Takes about two seconds. workers: that read images. amp: mixed precision is asked for."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Machine(device, _products(device, amp), _reading(), min(workers or 1, os.cpu_count() or 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    rate = _products(device, amp)
+    exact = _products(device, False) if amp else rate
+    reading, digest, hashing = _reading()
+    moving, call, loading = _memory(amp)
+    source = inspect.getsource(argparse)
+    compiling = _mean(lambda: compile(source, argparse.__file__, "exec"), 0.1)
+    return Machine(
+        device, rate, reading, min(workers, cores or 1), exact, moving, call, loading, hashing, digest,
+        torch.get_num_threads(), cores or 1, compiling,
+    )  # fmt: skip
 
 
 def _products(device: str, amp: bool) -> float:
+    """Operations a second of a linear layer."""
+    import torch
+
+    rows, size = (16384, 4096) if device == "cuda" else (2056, 1024)
+    given, layer = torch.randn(rows, size, device=device), torch.nn.Linear(size, size).to(device)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def compute():
+        layer(given)
+        wait()
+
+    with _as_in_the_pass(device, amp):
+        return 2 * rows * size**2 / _mean(compute, 0.25)
+
+
+def _memory(amp: bool) -> tuple[float, float, float]:
+    """Bytes a second through an operator, seconds of a call, bytes a second copied to where nothing was yet; all of it
+    on the CPU."""
+    import torch
+    from open_clip.transformer import ResidualAttentionBlock
+
+    large = torch.randn(2056, 2048)
+    # As small as that of the embedded model, whose products come nowhere near the rate of large ones.
+    block, given = ResidualAttentionBlock(64, 1).eval(), torch.randn(8, 64, 64)
+    with torch.no_grad(), _others() as counted:
+        copy.deepcopy(block).to("meta")(given.to("meta"))  # as those of a tower are counted
+    with _as_in_the_pass("cpu", amp):
+        moved = 5 * large.nbytes / _mean(lambda: torch.nn.functional.gelu(large) + large, 0.1)
+        call = _mean(lambda: block(given), 0.1) / counted.calls
+        loaded = 4 * large.nbytes / _mean(lambda: torch.cat([large] * 4), 0.1)
+    return moved, call, loaded
+
+
+@contextlib.contextmanager
+def _as_in_the_pass(device: str, amp: bool) -> Iterator[None]:
+    """The image pass computes in such a context."""
     import torch
 
     from zhclip_openclip._precision import use_amp
+    from zhclip_openclip.features import linear
 
-    lower = torch.float16 if device == "cuda" else torch.bfloat16
-    dtype = lower if use_amp(device, amp) else torch.float32
-    size = 8192 if device == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    a @ b
-    wait()
-    begun, products = time.perf_counter(), 0
-    while time.perf_counter() - begun < 0.4:
-        a @ b
-        wait()
-        products += 1
-    return 2 * size**3 * products / (time.perf_counter() - begun)
+    amp = use_amp(device, amp)
+    fast = linear.OneDnnLinear() if not amp and linear.used(device) else linear.RowsInOrder()
+    with torch.no_grad(), torch.autocast(device, enabled=amp), fast:
+        yield
 
 
-def _reading() -> float:
+def _reading() -> tuple[float, float, float]:
+    """Seconds of a picture, seconds of its digest, bytes a second of digests."""
     import numpy as np
+    from open_clip.transform import image_transform
     from PIL import Image
 
     # Noise on a slope: as many bytes as a photograph of this size has.
@@ -79,34 +207,83 @@ def _reading() -> float:
     noise = np.random.default_rng(0).normal(30, 12, slope.shape)
     buffer = io.BytesIO()
     Image.fromarray((slope + noise).clip(0, 255).astype("uint8")).save(buffer, "JPEG", quality=90)
-    begun = time.perf_counter()
-    for _ in range(10):
-        picture = Image.open(io.BytesIO(buffer.getvalue())).convert("RGB").resize((299, 224), Image.BICUBIC)
-        np.asarray(picture, dtype="float32")
-    return (time.perf_counter() - begun) / 10
+    kept = base64.b64encode(buffer.getvalue())
+    transform = image_transform(224, is_train=False)
+
+    def read():
+        transform(Image.open(io.BytesIO(base64.b64decode(kept))).convert("RGB"))
+
+    digest = _mean(lambda: hashlib.sha256(base64.b64decode(kept)), 0.1)
+    block = b"0" * 2**22
+    return _mean(read, 0.1), digest, len(block) / _mean(lambda: hashlib.sha256(block), 0.1)
+
+
+def _mean(compute: Callable[[], object], seconds: float) -> float:
+    """Seconds that a call takes, of as many as fit, at least 3, after one that does not count. What other programs take
+    of the machine falls between short calls rather than into them, which a median would not see."""
+    compute()
+    begun, calls = time.perf_counter(), 0
+    while calls < 3 or time.perf_counter() - begun < seconds:
+        compute()
+        calls += 1
+    return (time.perf_counter() - begun) / calls
 
 
 @cache
-def image_operations(model: str) -> int:
-    """Of one image, for the name of a model of ours or of open_clip's own; 0 for a newer one of the latter."""
+def image_work(model: str) -> Work:
+    """Of one image, for the name of a model of ours or of open_clip's own; nothing for a newer one of the latter."""
     if find(model) is None:
-        return _open_clip_models.facts().get(model, {}).get("image_operations", 0)
+        return Work(_open_clip_models.facts().get(model, {}).get("image_operations", 0))
     import open_clip
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip says that this model has no weights
+    at_once = IMAGES_AT_ONCE["cpu"]
     try:
         with torch.device("meta"):
             built = open_clip.create_model(model, pretrained_text=False, device="meta").eval()
             size = built.visual.image_size
             height, width = size if isinstance(size, (tuple, list)) else (size, size)
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                built.encode_image(torch.empty(1, 3, height, width))
+            images = torch.empty(at_once, 3, height, width)
+            counter, others = FlopCounterMode(display=False), _others()
+            with torch.no_grad(), counter, others:
+                built.encode_image(images)
     finally:
         logging.disable(level)
-    return counter.get_total_flops()
+    return Work(counter.get_total_flops() / at_once, others.moved / at_once, others.calls / at_once)
+
+
+def _others():
+    """A mode that counts calls, and the bytes of those that are no products."""
+    from torch import Tensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    class Others(TorchDispatchMode):
+        calls, moved = 0, 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if not func.is_view:
+                self.calls += 1
+                if func.overloadpacket not in flop_registry:
+                    self.moved += sum(one.nbytes for one in tree_leaves((args, kwargs, out)) if isinstance(one, Tensor))
+            return out
+
+    return Others()
+
+
+def image_operations(model: str) -> float:
+    """Those of `image_work`."""
+    return image_work(model).operations
+
+
+def dimensions(model: str) -> int:
+    """Of its features; those of most models where they are not known."""
+    return _load.model_facts().get(model, {}).get("embed_dim", 768)
 
 
 def text_operations(model: str) -> float:

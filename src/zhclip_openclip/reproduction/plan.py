@@ -19,6 +19,7 @@ from typing import Any
 from zhclip_openclip._content import Content, sha256
 from zhclip_openclip._errors import ZhclipError, one_line, printable
 from zhclip_openclip.datasets import at_hand
+from zhclip_openclip.features.spent import REST, STAGES
 from zhclip_openclip.prompts import templates as template_sets
 from zhclip_openclip.prompts._files import find as find_file
 from zhclip_openclip.reproduction import _cost
@@ -36,7 +37,7 @@ class Cell:
     """One evaluation.
 
     templates: template set, "" where none can be chosen. data: what was found of the data set. state: 'run', 'finished'
-    or 'missing'. note: why it is missing, or why it is run although there is a result. seconds: about how long.
+    or 'missing'. note: why it is missing, or why it is run although there is a result. stages: about how many seconds.
     apart: what tells the weights from the others of this model in the plan; '' where there are none.
     """
 
@@ -47,8 +48,12 @@ class Cell:
     options: Options
     state: str = "run"
     note: str = ""
-    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
     apart: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.stages.values())
 
     @property
     def name(self) -> str:
@@ -184,6 +189,12 @@ class Plan:
     def seconds(self) -> float:
         return sum(cell.seconds for cell in self.of("run"))
 
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds by stage, as `features/spent.py` names them."""
+        cells = self.of("run")
+        return {stage: sum(cell.stages.get(stage, 0.0) for cell in cells) for stage in (*STAGES, REST)}
+
     def as_json(self) -> dict[str, Any]:
         """The plan for programs: `zhclip reproduce --dry-run --json`."""
         return {
@@ -229,6 +240,7 @@ class Plan:
                 for entry, data in self.missing
             ],
             "seconds": round(self.seconds, 1),
+            "stages": {stage: round(seconds, 1) for stage, seconds in self.stages.items()},
             "gb_weights_to_fetch": round(sum(weights.bytes for weights in self.to_fetch) / 1e9, 2),
             "gb_data_missing": round(sum(entry.gb or 0 for entry, _ in self.missing), 2),
         }
@@ -317,13 +329,23 @@ def _time(plan: Plan) -> None:
     workers = max((workers_for(cell) for cell in plan.of("run")), default=0)
     plan.machine = _cost.measure(workers, plan.options.amp)
     passed: set[tuple[str, str]] = set()
+    loaded: Weights | None = None
+    starting = plan.machine.starting()
     for cell in plan.of("run"):
         model, data = cell.weights.model, cell.data
         shared = cell.weights.image_source or cell.weights.title, cell.data.spelling
         images = 0 if shared in passed else cell.images
         passed.add(shared)
-        operations = images * _cost.image_operations(model) + data.texts * _cost.text_operations(model)
-        cell.seconds = plan.machine.seconds(operations, images)
+        cell.stages = plan.machine.stages(
+            _cost.image_work(model),
+            images,
+            data.texts,
+            _cost.text_operations(model),
+            0 if cell.entry.has_templates else _cost.dimensions(model),
+            0 if cell.weights == loaded else cell.weights.bytes,
+        )
+        cell.stages[REST] += starting
+        loaded, starting = cell.weights, 0.0
 
 
 def workers_for(cell: Cell) -> int:

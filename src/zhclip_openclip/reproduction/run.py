@@ -62,7 +62,13 @@ class Outcome:
     elsewhere: bool = False
 
 
-def run(plan: Plan, watcher: Watcher, cache: Path | None = None, wait: float = WAIT) -> list[Outcome]:
+def run(
+    plan: Plan,
+    watcher: Watcher,
+    cache: Path | None = None,
+    wait: float = WAIT,
+    spent: dict[str, float] | None = None,
+) -> list[Outcome]:
     """Run the cells of the plan that are to run, and make galleries that finished ones lack.
 
     cache: folder of the feature cache; by default `features` in the results folder. A cell that fails is told, and the
@@ -71,6 +77,8 @@ def run(plan: Plan, watcher: Watcher, cache: Path | None = None, wait: float = W
     wait: seconds. Cells that another run is at are looked at again when all others are through, for so long: one that
     the other has finished is finished, one that it has left is run here, and what is still being run there then is
     told as an outcome of its own.
+
+    spent: where the seconds of each stage are added up, see `features/spent.py`.
 
     Raises ZhclipError: the results folder cannot be written, and there is something to run.
     """
@@ -86,7 +94,7 @@ def run(plan: Plan, watcher: Watcher, cache: Path | None = None, wait: float = W
             return []
         raise ZhclipError(f"{output}: cannot be written ({error.strerror}); give another --output") from None
     try:
-        with Streams() as streams, _evaluation(cache or output / FEATURES, watcher) as evaluate:
+        with Streams() as streams, _evaluation(cache or output / FEATURES, watcher, spent) as evaluate:
             runner = _Runner(output, watcher, evaluate, streams)
             for cell in plan.cells:
                 if cell in lacking:
@@ -201,7 +209,7 @@ def _no_template(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _evaluation(cache: Path, watcher: Watcher) -> Iterator[Callable]:
+def _evaluation(cache: Path, watcher: Watcher, spent: dict[str, float] | None) -> Iterator[Callable]:
     """A function that runs one command line of clip_benchmark; models stay loaded from one to the next."""
     from clip_benchmark import cli
 
@@ -216,7 +224,7 @@ def _evaluation(cache: Path, watcher: Watcher) -> Iterator[Callable]:
             sys.argv = before
 
     # clip_benchmark asks every data set to download itself; here it is the user who does.
-    with using(cache=cache, progress=watcher.progress, kept={}, download=False):
+    with using(cache=cache, progress=watcher.progress, kept={}, download=False, spent=spent):
         yield evaluate
 
 

@@ -39,6 +39,27 @@ def show(plan: Plan, console: Console) -> None:
         console.print(f"weights to fetch: {f'about {fetch:,.1f} GB' if fetch else 'none'}\n")
 
 
+def show_profile(spent: dict[str, float], taken: float, predicted: dict[str, float], console: Console) -> None:
+    """Print where the time of a run went, so that a reader knows what would make it shorter.
+
+    spent: seconds by stage. taken: of the whole run; what no stage has is the rest. predicted: what the plan said.
+    """
+    from rich.table import Table
+
+    from zhclip_openclip.features.spent import REST, STAGES
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("where the time went", no_wrap=True)
+    for name in ("seconds", "share", "predicted"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rest = max(0.0, taken - sum(spent.values()))
+    for stage, seconds in [*((stage, spent.get(stage, 0.0)) for stage in STAGES), (REST, rest)]:
+        about = f"{predicted.get(stage, 0.0):,.1f}"
+        table.add_row(stage, f"{seconds:,.1f}", f"{seconds / max(taken, 1e-9):.0%}", about)
+    table.add_row(*(f"[bold]{word}[/]" for word in ("all", f"{taken:,.1f}", "", f"{sum(predicted.values()):,.1f}")))
+    console.print(table)
+
+
 def _columns(plan: Plan) -> list[tuple[Weights, str]]:
     """The columns of the table of cells: a model, once for each set of templates."""
     with_templates = list(dict.fromkeys((cell.weights, cell.templates) for cell in plan.cells if cell.templates))

@@ -267,6 +267,17 @@ def _read_data_first(evaluation: Evaluation) -> None:
         datasets.refuse_template_set(name, args.language, args.custom_template_file)
 
 
+def _arithmetic(args) -> str:
+    """What the towers were computed in."""
+    import torch
+
+    from zhclip_openclip.features import arithmetic, linear
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    onednn = checks.is_our_model(args) and not args.amp and linear.used(device)
+    return arithmetic.described(device, args.amp, onednn)
+
+
 def _finish(evaluation: Evaluation) -> None:
     """Add what we know to the result, and put it in place."""
     more = dict(evaluation.text_handling)
@@ -281,6 +292,7 @@ def _finish(evaluation: Evaluation) -> None:
         if read := getattr(evaluation.args, "zhclip_own", None):
             more["own"], more["fingerprint"] = read.described(), dataset.fingerprint()
         more["split"] = evaluation.args.split
+        more["arithmetic"] = _arithmetic(evaluation.args)
         if (run := training_run(evaluation.args.pretrained)) is not None:
             more["trained"] = vars(run)
         names = (*_VERSIONS, "scikit-learn") if evaluation.args.task == probing.TASK else _VERSIONS
