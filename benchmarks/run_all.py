@@ -25,7 +25,7 @@ from _report import Report, Row, number, quantity, target, verdict, write_json
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
 #: One page for each kind of machine, `docs/NAME.md`, and beside it what was measured there, `docs/NAME.json`.
-PAGES = ("performance", "performance_bf16", "performance_gpu")
+PAGES = ("performance", "performance_bf16", "performance_amx", "performance_gpu")
 BEGIN, END = "<!-- made by benchmarks/run_all.py: begin -->", "<!-- end -->"
 
 #: name -> title of its section, script and arguments.

@@ -20,7 +20,7 @@ def test_no_page_is_stale(monkeypatch):
             text = (run_all.DOCS / f"{name}.md").read_text("utf-8")
             assert run_all.page(results, text) == text, f"run python benchmarks/run_all.py --render --page {name}"
             assert set(results) <= set(run_all.RUNS), "measurements that no page shows"
-            if name == "performance_gpu":  # has no targets
+            if not results or name == "performance_gpu":  # has no targets
                 continue
             # What a target says is computed from the figures and not written by hand.
             some = next(row for report in results.values() for row in report["rows"] if row["at_least"])

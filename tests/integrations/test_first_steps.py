@@ -109,7 +109,7 @@ def test_every_name_of_clip_benchmark_is_known():
     from clip_benchmark.datasets import builder
 
     known = {name for names in builder.dataset_collection.values() for name in names}
-    base = {"pretrained_model": "", "model": ["zhclip-tiny"], "language": "zh"}
+    base = {"pretrained_model": "", "model": ["zhclip-tiny"], "pretrained": None, "language": "zh"}
     for name in [*known, "cifar10", "imagenet-w", "dummy", "babel_imagenet", "wds/anything", "elevater/own", "xtd200"]:
         checks.names(SimpleNamespace(dataset=[name], **base))
     with pytest.raises(ZhclipError):
@@ -120,7 +120,8 @@ def test_names_of_other_plugins_are_left_alone(monkeypatch):
     from clip_benchmark.datasets import builder
 
     monkeypatch.setattr(builder, "build_dataset", lambda *args, **kwargs: None)
-    checks.names(SimpleNamespace(dataset=["theirs"], pretrained_model="", model=["somebodys"], language="zh"))
+    base = {"pretrained_model": "", "model": ["somebodys"], "pretrained": None, "language": "zh"}
+    checks.names(SimpleNamespace(dataset=["theirs"], **base))
 
 
 @pytest.mark.parametrize(("model", "dataset"), [("ViT-B-99", "cifar10"), ("RN50", "cifr10")])
