@@ -172,7 +172,8 @@ def _prepare(args, taken) -> None:
     chinese = datasets.is_chinese_classification(args)
     if chinese:
         args.dump_classnames = True
-        args.dump_templates = args.dump_templates or args.task != probing.TASK
+        if args.task != probing.TASK:  # of which they are no part
+            args.dump_templates = True
     if args.output == DEFAULT:
         foreign = None if checks.is_our_model(args) else taken.text_handling
         usual = AUTHORS if checks.is_chinese_text(args) else HOST
