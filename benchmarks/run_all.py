@@ -54,6 +54,8 @@ MEASURED = {page: ["gpu"] if page == "performance_gpu" else [name for name in RU
 UNMEASURED = "Nobody has measured a GPU yet: none was at hand. Tests and script ran on a CPU in small sizes.\n"
 #: Why a target is missed, by the key of its row.
 REASONS = {
+    "loading_transformers": "transformers maps the file, which costs no copy; a file that is written over or cut short "
+    "under a map changes the weights of a running model or ends it, so that ours reads it (docs/loading.md)",
     "classifier_no_amp": "both sides spend their time in the same matrix products, so that the ratio is about that of "
     "the tokens they are given, and moves with what else the cores do",
     "classifier_default": "the target is for a CPU without bf16 units, where clip_benchmark's default is emulated; "
