@@ -335,3 +335,12 @@ def test_source_is_anything_that_pretrained_takes(source_of, tmp_path):
         assert result.exit_code == 0, result.exception
     name = "open_clip_model.safetensors"
     assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+@pytest.mark.parametrize("form", ["transformers", "cn_clip"])
+def test_the_bias_of_siglips_loss_has_no_place_there(form, source_of, tmp_path):
+    source = source_of("cnclip-vit-b-16")
+    source.module.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))
+    with pytest.raises(ExportError, match="logit_bias has no place in this form: --format open_clip and"):
+        _formats.write(_formats.find(form), source, tmp_path / "out", _options.Options())
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from zhclip_openclip.export._export_error import ExportError
 from zhclip_openclip.export._source import Source
 from zhclip_openclip.families import Family, Layout, Model
 
@@ -156,7 +157,15 @@ def text_layout(family: Family, model: Model) -> Layout:
 
 
 def state_dict(source: Source, layout: Layout) -> dict[str, torch.Tensor]:
-    """The weights of a model by their names in `layout`; values are copied bit for bit."""
+    """The weights of a model by their names in `layout`; values are copied bit for bit.
+
+    Raises ExportError: SigLIP's bias, of a model that was trained with that loss, which no such layout has a name for.
+    """
+    if "logit_bias" in source.module.state_dict() and layout.targets("logit_bias"):
+        raise ExportError(
+            f"{source.given} was trained with SigLIP's loss, and its logit_bias has no place in this form: --format "
+            "open_clip and --format onnx keep it"
+        )
     return renamed(source.module.state_dict(), layout)
 
 
