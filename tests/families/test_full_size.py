@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from tests.support import references
+from tests.support import m2_reference, references
 from tests.support.references import CN_CLIP, REFERENCES
 from zhclip_openclip.checkpoints import _load, _read
 from zhclip_openclip.checkpoints._load import Piece, signature
@@ -67,7 +67,10 @@ def assert_covers(pieces: list[Piece], name: str):
 
 def test_every_model_has_a_reference():
     ours = {(model.name, tag) for family in all_families().values() for model in family.models for tag in model.tags}
-    assert ours - set(REFERENCES) == {("zhclip-tiny", "digits"), ("cnclip-rn50", "qa_clip")}
+    without = {("zhclip-tiny", "digits"), ("cnclip-rn50", "qa_clip")}
+    if not m2_reference.INSTALLED:  # what it is held against is no dependency: see there
+        without |= {(name, tag) for name, tag in ours if name.startswith("m2-encoder-")}
+    assert ours - set(REFERENCES) == without
 
 
 @pytest.mark.parametrize(("name", "tag"), REFERENCES, ids=[f"{name}-{tag}" for name, tag in REFERENCES])
