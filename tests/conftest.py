@@ -28,6 +28,7 @@ def pytest_configure(config):
     config.zhclip_hub = _stack.enter_context(serve(home / "hub"))
     os.environ["HF_ENDPOINT"] = config.zhclip_hub.url
     os.environ["HF_HOME"] = str(home / "cache")
+    os.environ["XDG_CACHE_HOME"] = str(home / "user")  # what searches and measurements of the user have left is theirs
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
