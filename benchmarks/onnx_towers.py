@@ -47,7 +47,7 @@ def load(layers: int | None):
         model.text.transformer.encoder.layer = model.text.transformer.encoder.layer[:layers]
     family, spec = find(MODEL)
     length = spec.config()["text_cfg"]["context_length"]
-    return Source(model, SimpleNamespace(context_length=length), None, family, spec, "random")
+    return Source(model, SimpleNamespace(context_length=length, pad_token_id=0), None, family, spec, "random")
 
 
 def inputs(source, tower: str, batch: int):
