@@ -31,6 +31,19 @@ def hf_vision_to_timm(prefix: str = "vision_model", projection: str = "visual_pr
     )
 
 
+def _blocks(block: str, ours: str) -> Renames:
+    """The blocks of CLIP's transformers, of pictures and of texts: block, ours: what stands before a name in each."""
+    return (
+        (block + r"self_attn\.q_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#0"),
+        (block + r"self_attn\.k_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#1"),
+        (block + r"self_attn\.v_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#2"),
+        (block + r"self_attn\.out_proj\.", ours + "attn.out_proj."),
+        (block + r"layer_norm(\d)\.", ours + r"ln_\2."),
+        (block + r"mlp\.fc1\.", ours + "mlp.c_fc."),
+        (block + r"mlp\.fc2\.", ours + "mlp.c_proj."),
+    )
+
+
 def hf_vision_to_open_clip(prefix: str = "vision_model", projection: str = "visual_projection") -> Renames:
     """Hugging Face's CLIP vision transformer to open_clip's own, which has OpenAI's names; see PROJECTION.
 
@@ -44,13 +57,7 @@ def hf_vision_to_open_clip(prefix: str = "vision_model", projection: str = "visu
         (rf"^{prefix}\.embeddings\.patch_embedding\.", "visual.conv1."),
         (rf"^{prefix}\.pre_layrnorm\.", "visual.ln_pre."),
         (rf"^{prefix}\.post_layernorm\.", "visual.ln_post."),
-        (block + r"self_attn\.q_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#0"),
-        (block + r"self_attn\.k_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#1"),
-        (block + r"self_attn\.v_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#2"),
-        (block + r"self_attn\.out_proj\.", ours + "attn.out_proj."),
-        (block + r"layer_norm(\d)\.", ours + r"ln_\2."),
-        (block + r"mlp\.fc1\.", ours + "mlp.c_fc."),
-        (block + r"mlp\.fc2\.", ours + "mlp.c_proj."),
+        *_blocks(block, ours),
         (rf"^{projection}\.weight$", "visual.proj"),
     )
 
@@ -67,13 +74,7 @@ def hf_text_to_open_clip(prefix: str = "text_model") -> Renames:
         (rf"^{prefix}\.embeddings\.token_embedding\.", "text.token_embedding."),
         (rf"^{prefix}\.embeddings\.position_embedding\.weight$", "text.positional_embedding"),
         (rf"^{prefix}\.final_layer_norm\.", "text.ln_final."),
-        (block + r"self_attn\.q_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#0"),
-        (block + r"self_attn\.k_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#1"),
-        (block + r"self_attn\.v_proj\.(weight|bias)$", ours + r"attn.in_proj_\2#2"),
-        (block + r"self_attn\.out_proj\.", ours + "attn.out_proj."),
-        (block + r"layer_norm(\d)\.", ours + r"ln_\2."),
-        (block + r"mlp\.fc1\.", ours + "mlp.c_fc."),
-        (block + r"mlp\.fc2\.", ours + "mlp.c_proj."),
+        *_blocks(block, ours),
     )
 
 
