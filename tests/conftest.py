@@ -87,3 +87,12 @@ def run_python():
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory):
+    """Every model config with two layers a tower, for the tests of one module."""
+    from tests.support.reduced import reduced_models
+
+    with reduced_models(tmp_path_factory.mktemp("reduced")):
+        yield

@@ -7,15 +7,6 @@ import shutil
 import pytest
 
 
-@pytest.fixture(scope="module")
-def reduced(tmp_path_factory):
-    """Every model config with two layers a tower, for the tests of one module."""
-    from tests.support.reduced import reduced_models
-
-    with reduced_models(tmp_path_factory.mktemp("reduced")):
-        yield
-
-
 @pytest.fixture
 def source_of(reduced, models_dir, tmp_path):
     """`source_of(name)`: a reduced model with random weights, loaded from its published layout."""

@@ -24,12 +24,3 @@ def device():
     if not chosen:
         pytest.skip("there is no GPU here")
     return chosen
-
-
-@pytest.fixture(scope="module")
-def reduced(tmp_path_factory):
-    """Every model config with two layers a tower, for the tests of one module."""
-    from tests.support.reduced import reduced_models
-
-    with reduced_models(tmp_path_factory.mktemp("reduced")):
-        yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,7 +119,34 @@ def _writable(folder: Path) -> None:
         raise ZhclipError(f"{folder}: features cannot be kept there (not writable); give another folder as --cache")
 
 
-def say_written(path: Path, quiet: bool) -> None:
+def hand_out(
+    format: Format,
+    forms: Mapping[Path, str],
+    quiet: bool,
+    table: Callable[[], None],
+    csv: Callable[[], str],
+    json: Callable[[], str],
+    page: Callable[[Callable[[int, int], None] | None], str],
+) -> None:
+    """Print a result in a format, and write it to files. forms: what each file is, see `written.form_of`. table prints
+    it, the others give it as text; page is told whom to tell how far it is."""
+    from zhclip_openclip.folders import written
+
+    if format is Format.table:
+        table()
+    else:
+        typer.echo(csv() if format is Format.csv else json(), nl=False)
+    for path, form in forms.items():
+        if form == "page":
+            with _progress(quiet) as tell:
+                text = page(tell)
+        else:
+            text = csv() if form == "csv" else json()
+        written.write(path, text, for_excel=form == "csv")
+        _say_written(path, quiet)
+
+
+def _say_written(path: Path, quiet: bool) -> None:
     if not quiet:
         length = path.stat().st_size
         size = f"{length / 1e6:,.1f} MB" if length >= 100_000 else f"{length / 1e3:,.1f} kB"
@@ -127,7 +154,7 @@ def say_written(path: Path, quiet: bool) -> None:
         print(printable(f"{path}: {size}{offline}"), file=sys.stderr)
 
 
-def progress(quiet: bool):
+def _progress(quiet: bool):
     """A bar for the pictures of a page."""
     from zhclip_openclip._terminal import bar
 

@@ -53,18 +53,12 @@ def classify(
         result = sort(shelf, opened, wanted)
         for text in result.notes:
             note(f"Note: {text}")
-        if format is Format.table:
-            written.print_classified(Console(emoji=False), result)
-        else:
-            text = (
-                written.classify_csv(result) if format is Format.csv else written.classify_json(shelf, opened, result)
-            )
-            typer.echo(text, nl=False)
-        for path, form in forms.items():
-            if form == "page":
-                with _folders.progress(quiet) as tell:
-                    text = page.classify_page(shelf, opened, result, number, tell)
-            else:
-                text = written.classify_csv(result) if form == "csv" else written.classify_json(shelf, opened, result)
-            written.write(path, text, for_excel=form == "csv")
-            _folders.say_written(path, quiet)
+        _folders.hand_out(
+            format,
+            forms,
+            quiet,
+            table=lambda: written.print_classified(Console(emoji=False), result),
+            csv=lambda: written.classify_csv(result),
+            json=lambda: written.classify_json(shelf, opened, result),
+            page=lambda tell: page.classify_page(shelf, opened, result, number, tell),
+        )

@@ -57,16 +57,12 @@ def search(
         for answer in answers:
             for text in answer.notes:
                 note(f"Note: {text}")
-        if format is Format.table:
-            written.print_search(Console(emoji=False), answers)
-        else:
-            text = written.search_csv(answers) if format is Format.csv else written.search_json(shelf, opened, answers)
-            typer.echo(text, nl=False)
-        for path, form in forms.items():
-            if form == "page":
-                with _folders.progress(quiet) as tell:
-                    text = page.search_page(shelf, opened, queries, answers, tell)
-            else:
-                text = written.search_csv(answers) if form == "csv" else written.search_json(shelf, opened, answers)
-            written.write(path, text, for_excel=form == "csv")
-            _folders.say_written(path, quiet)
+        _folders.hand_out(
+            format,
+            forms,
+            quiet,
+            table=lambda: written.print_search(Console(emoji=False), answers),
+            csv=lambda: written.search_csv(answers),
+            json=lambda: written.search_json(shelf, opened, answers),
+            page=lambda tell: page.search_page(shelf, opened, queries, answers, tell),
+        )
