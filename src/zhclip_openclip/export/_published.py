@@ -20,6 +20,19 @@ Renames = tuple[tuple[str, str], ...]
 Splits = tuple[tuple[str, tuple[str, ...]], ...]
 
 _BLOCK = r"vision_model.encoder.layers.\1."
+
+
+def _blocks(tower: str, theirs: str) -> Renames:
+    """The blocks of a transformer of open_clip's own, but for what attention has fused."""
+    ours = rf"^{tower}\.transformer\.resblocks\.(\d+)\."
+    return (
+        (ours + r"attn\.out_proj\.", theirs + "self_attn.out_proj."),
+        (ours + r"ln_(\d)\.", theirs + r"layer_norm\2."),
+        (ours + r"mlp\.c_fc\.", theirs + "mlp.fc1."),
+        (ours + r"mlp\.c_proj\.", theirs + "mlp.fc2."),
+    )
+
+
 _ATTENTION = tuple(_BLOCK + rf"self_attn.{part}_proj.\2" for part in "qkv")
 
 #: open_clip's own vision transformer, which has OpenAI's names, to Hugging Face's CLIP.
@@ -29,10 +42,7 @@ _OPEN_CLIP_IMAGE: Renames = (
     (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
     (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
     (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
-    (r"^visual\.transformer\.resblocks\.(\d+)\.attn\.out_proj\.", _BLOCK + "self_attn.out_proj."),
-    (r"^visual\.transformer\.resblocks\.(\d+)\.ln_(\d)\.", _BLOCK + r"layer_norm\2."),
-    (r"^visual\.transformer\.resblocks\.(\d+)\.mlp\.c_fc\.", _BLOCK + "mlp.fc1."),
-    (r"^visual\.transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", _BLOCK + "mlp.fc2."),
+    *_blocks("visual", _BLOCK),
     (r"^visual\.proj$", "visual_projection.weight"),
 )
 _OPEN_CLIP_ATTENTION: Splits = ((r"^visual\.transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)$", _ATTENTION),)
@@ -42,10 +52,7 @@ _OPEN_CLIP_TEXT: Renames = (
     (r"^text\.token_embedding\.", "text_model.embeddings.token_embedding."),
     (r"^text\.positional_embedding$", "text_model.embeddings.position_embedding.weight"),
     (r"^text\.ln_final\.", "text_model.final_layer_norm."),
-    (r"^text\.transformer\.resblocks\.(\d+)\.attn\.out_proj\.", _TEXT_BLOCK + "self_attn.out_proj."),
-    (r"^text\.transformer\.resblocks\.(\d+)\.ln_(\d)\.", _TEXT_BLOCK + r"layer_norm\2."),
-    (r"^text\.transformer\.resblocks\.(\d+)\.mlp\.c_fc\.", _TEXT_BLOCK + "mlp.fc1."),
-    (r"^text\.transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", _TEXT_BLOCK + "mlp.fc2."),
+    *_blocks("text", _TEXT_BLOCK),
     (r"^text\.text_projection$", "text_projection.weight"),
 )
 _OPEN_CLIP_TEXT_ATTENTION: Splits = (
