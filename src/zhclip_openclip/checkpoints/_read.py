@@ -20,7 +20,7 @@ from zhclip_openclip._reading import kind_of, read_json, reading
 from zhclip_openclip.checkpoints import _files, _safetensors, _state_dicts, _torch_files
 from zhclip_openclip.checkpoints._safetensors import Held, Stored
 from zhclip_openclip.checkpoints._torch_files import Place
-from zhclip_openclip.checkpoints._transfer import Source, Stamp, stamp
+from zhclip_openclip.checkpoints._transfer import Source, Stamp, bytes_of, stamp
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ class Weights:
             with self.sources(placed) as sources:
                 for name in placed:
                     tensor = torch.empty(self.shapes[name], dtype=getattr(torch, self.dtypes[name]))
-                    sources[self.owner[name]].read_into(tensor, self.offsets[name])
+                    sources[self.owner[name]].read_into(bytes_of(tensor), self.offsets[name])
                     yield name, tensor
                 for source in sources.values():
                     source.check()

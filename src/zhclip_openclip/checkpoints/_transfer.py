@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -67,11 +67,8 @@ class Source:
                     f"{self.path} was changed while it was read: load it again when nobody writes to it any more"
                 )
 
-    def read_into(self, tensor: torch.Tensor, offset: int) -> None:
-        """The bytes from `offset` on, into the memory of a contiguous tensor on the CPU, as many as it takes."""
-        import torch
-
-        left = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    def read_into(self, left: memoryview, offset: int) -> None:
+        """The bytes from `offset` on, as many as the memory takes."""
         with reading(self.path, CheckpointError):
             while left:
                 count = self._read(left, offset)
@@ -105,6 +102,13 @@ class Move:
     shape: Sequence[int]
     transposed: bool = False
 
+    @property
+    def is_straight(self) -> bool:
+        """The bytes of the file are those of the destination."""
+        wanted = self.destination
+        same = wanted.dtype == self.dtype and not self.transposed
+        return same and wanted.device.type == "cpu" and wanted.is_contiguous()
+
 
 def carry_out(moves: Iterable[Move]) -> None:
     """All of them, in blocks that several threads read. What no move names is not written to.
@@ -112,22 +116,58 @@ def carry_out(moves: Iterable[Move]) -> None:
     Raises CheckpointError: a file cannot be read, or was changed meanwhile; some destinations are written then.
     """
     moves = list(moves)
-    blocks = [block for move in moves for block in _blocks(move)]
-    count = min(_threads(), len(blocks))
+    straight, converted = [], []
+    for move in moves:
+        for block in _blocks(move):
+            (straight if block.is_straight else converted).append(block)
+    _read_straight(straight)
+    _read_and_convert(converted)
+    for source in {id(move.source): move.source for move in moves}.values():
+        source.check()
+
+
+def _read_straight(blocks: Sequence[Move]) -> None:
+    """To where they belong. Each thread takes the next block when it is done with one: handing blocks out and waiting
+    for each took a third of the time, as most are small."""
+    left = deque((block.source, bytes_of(block.destination), block.offset) for block in blocks)
+
+    def work() -> None:
+        while True:
+            try:
+                source, memory, offset = left.popleft()
+            except IndexError:
+                return
+            source.read_into(memory, offset)
+
+    count = min(_threads(), len(left))
+    if count < 2:
+        return work()
+    with ThreadPoolExecutor(count, thread_name_prefix="zhclip-weights") as threads:
+        try:
+            for done in as_completed([threads.submit(work) for _ in range(count)]):
+                done.result()
+        finally:
+            left.clear()  # after an error the others need not go on
+
+
+def _read_and_convert(blocks: Sequence[Move]) -> None:
+    """Through memory that is used again, as fresh memory costs as much as the reading.
+
+    Of torch's functions none but the view of bytes runs in a thread of ours, where each would start threads of its own.
+    """
     spare: list[torch.Tensor] = []
+    count = min(_threads(), len(blocks))
     if count < 2:
         for block in blocks:
             _put(block, _read(block, spare), spare)
-    else:
-        ahead: deque[tuple[Move, Future]] = deque()
-        with ThreadPoolExecutor(count, thread_name_prefix="zhclip-weights") as threads:
-            for block in blocks:
-                ahead.append((block, threads.submit(_read, block, spare)))
-                while len(ahead) > count or (ahead and block is blocks[-1]):  # each may hold a block
-                    done, future = ahead.popleft()
-                    _put(done, future.result(), spare)
-    for source in {id(move.source): move.source for move in moves}.values():
-        source.check()
+        return
+    ahead: deque[tuple[Move, Future]] = deque()
+    with ThreadPoolExecutor(count, thread_name_prefix="zhclip-weights") as threads:
+        for block in blocks:
+            ahead.append((block, threads.submit(_read, block, spare)))
+            while len(ahead) > count or (ahead and block is blocks[-1]):  # each holds a block
+                done, future = ahead.popleft()
+                _put(done, future.result(), spare)
 
 
 def _blocks(move: Move) -> Iterator[Move]:
@@ -141,18 +181,17 @@ def _blocks(move: Move) -> Iterator[Move]:
         yield Move(move.source, part, move.offset + start * move.dtype.itemsize, move.dtype, part.shape)
 
 
-def _read(move: Move, spare: list[torch.Tensor]) -> torch.Tensor | None:
-    """Read a block to where it belongs; what has to be converted or sent to another device, into a tensor that it
-    returns. spare: memory of such tensors that are not needed any more, as fresh memory costs as much as the reading.
-
-    Of torch's functions no other than these run in a thread of ours, where each would start threads of its own.
-    """
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
     import torch
 
-    wanted = move.destination
-    if wanted.dtype == move.dtype and not move.transposed and wanted.device.type == "cpu" and wanted.is_contiguous():
-        move.source.read_into(wanted.detach(), move.offset)
-        return None
+    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+
+
+def _read(move: Move, spare: list[torch.Tensor]) -> torch.Tensor:
+    """A block in memory of its own. spare: such memory that is not needed any more."""
+    import torch
+
     size = math.prod(move.shape) * move.dtype.itemsize
     try:
         memory = spare.pop()
@@ -160,16 +199,14 @@ def _read(move: Move, spare: list[torch.Tensor]) -> torch.Tensor | None:
         memory = torch.empty(max(size, BLOCK), dtype=torch.uint8)
     if memory.numel() < size:
         memory = torch.empty(size, dtype=torch.uint8)
-    move.source.read_into(memory[:size], move.offset)
+    move.source.read_into(bytes_of(memory[:size]), move.offset)
     return memory
 
 
-def _put(move: Move, memory: torch.Tensor | None, spare: list[torch.Tensor]) -> None:
-    """Write what was read and is not where it belongs yet."""
+def _put(move: Move, memory: torch.Tensor, spare: list[torch.Tensor]) -> None:
+    """Write what was read to where it belongs, in its type and order."""
     import torch
 
-    if memory is None:
-        return
     held = memory[: math.prod(move.shape) * move.dtype.itemsize].view(move.dtype).view(tuple(move.shape))
     if move.transposed:
         held = held.permute(*reversed(range(held.ndim)))
