@@ -8,7 +8,7 @@ import sys
 
 def parser() -> argparse.ArgumentParser:
     """The options that this package adds."""
-    result = argparse.ArgumentParser(prog="", add_help=False, allow_abbrev=False)
+    result = argparse.ArgumentParser(prog="clip_benchmark eval", add_help=False, allow_abbrev=False)
     group = result.add_argument_group("added by zhclip-openclip")
     group.add_argument(
         *("--skip-bad-images", "--skip_bad_images"),
