@@ -60,9 +60,9 @@ class Row:
     @property
     def missed_by(self) -> float:
         """Share of the target that is missing; 0 or less where it is met."""
-        if self.at_least is not None:
-            return 1 - self.figure / self.at_least
-        return self.figure / self.at_most - 1
+        below = 1 - self.figure / self.at_least if self.at_least is not None else -math.inf
+        above = self.figure / self.at_most - 1 if self.at_most is not None else -math.inf
+        return max(below, above)
 
 
 @dataclass
@@ -164,9 +164,9 @@ def quantity(values: list[float], unit: str) -> str:
 def target(row: Row) -> str:
     if row.met is None:
         return ""
-    kind, value = ("at least", row.at_least) if row.at_least is not None else ("at most", row.at_most)
+    limits = {"at least": row.at_least, "at most": row.at_most}
     unit = f" {row.unit}" if row.ratio is None and row.unit else ""
-    return f"{kind} {value:g}{unit}"
+    return ", ".join(f"{kind} {value:g}{unit}" for kind, value in limits.items() if value is not None)
 
 
 def verdict(row: Row) -> str:

@@ -47,6 +47,9 @@ RUNS = {
     "onnx": ("Both towers in onnxruntime", "onnx_towers.py"),
     "folder": ("Searching a folder of 100,000 pictures again", "folder_search.py"),
     "captions": ("Captions in the order of their length", "caption_order.py"),
+    "memory": ("Image towers in memory that is kept", "freed_memory.py"),
+    "prediction": ("How long a reproduction takes, and what was predicted", "whole_reproduction.py"),
+    "first": ("The README's first command", "first_command.py"),
     "gpu": ("On a GPU", "gpu.py"),
 }
 #: What is measured where nothing is named: `gpu.py` alone on its page, everything else on the others.

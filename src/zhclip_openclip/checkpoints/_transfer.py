@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from zhclip_openclip._cores import cores
 from zhclip_openclip._errors import CheckpointError
 from zhclip_openclip._reading import reading
 
@@ -217,11 +218,7 @@ def _put(move: Move, memory: torch.Tensor, spare: list[torch.Tensor]) -> None:
 
 def _threads() -> int:
     """One for each processor that this process may use; those that torchrun starts on one machine share them."""
-    if hasattr(os, "sched_getaffinity"):
-        processors = len(os.sched_getaffinity(0))
-    else:
-        processors = os.cpu_count() or 1
-    return max(1, min(_THREADS, processors // local_processes()))
+    return max(1, min(_THREADS, cores() // local_processes()))
 
 
 def local_processes() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 
 from zhclip_openclip import _paths
+from zhclip_openclip._cores import cores
 from zhclip_openclip._errors import ZhclipError
 
 #: The newest series of each host package that the tests of this package have passed with, to as many places as count.
@@ -172,7 +172,7 @@ def _devices() -> list[Finding]:
     from zhclip_openclip._precision import cpu_has_bf16
 
     bf16 = "bf16 units" if cpu_has_bf16() else "no bf16 units"
-    findings = [Finding("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16}"), _arithmetic()]
+    findings = [Finding("cpu", f"{cores()} cores, {torch.get_num_threads()} threads, {bf16}"), _arithmetic()]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)

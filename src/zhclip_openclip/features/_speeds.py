@@ -10,12 +10,14 @@ idle one, which the time on the clock is not (two cores under a load of 7: the r
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+
+from zhclip_openclip.features.memory import keep_freed
+from zhclip_openclip.features.threads import one_thread
 
 #: Layers: (rows, width in, width out).
 LAYERS = {"image tower": (514, 1024, 1024), "text tower": (512, 768, 768)}
@@ -30,7 +32,8 @@ def measure(onednn: Callable | None, bf16: bool, turns: int = TURNS) -> Turns:
     onednn: its operation, see `linear.operation`; None to leave it out. bf16: whether to try that too.
     """
     found: Turns = {}
-    with torch.no_grad(), _one_thread():
+    keep_freed()
+    with torch.no_grad(), one_thread():
         for name, (rows, wide, out) in LAYERS.items():
             generator = torch.Generator().manual_seed(0)
             given = torch.randn(rows, wide, generator=generator)
@@ -66,13 +69,3 @@ def _ways(onednn: Callable | None, bf16: bool, *given: torch.Tensor) -> dict[str
 
 # Windows counts a thread's time in steps of 16 ms.
 _clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-4 else time.perf_counter
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -24,6 +24,7 @@ from zhclip_openclip.features.progress import Progress, note
 from zhclip_openclip.features.settings import current
 from zhclip_openclip.features.spent import IMAGES, READING, timed, timed_items
 from zhclip_openclip.features.stream import StreamLayout
+from zhclip_openclip.features.threads import crowded, is_small, one_thread
 
 #: Images that go through the tower at once, by the kind of device; a batch is cut into so many. On a CPU more of them
 #: do not fit into its caches: see benchmarks/image_tower.py.
@@ -58,6 +59,8 @@ class ImagePass:
         self._what, self._kept = what, keep
         self._settings = current()
         self._encode = encoder(model, device, amp, self._settings.compile)
+        readers = getattr(loader, "num_workers", 0) if torch.device(device).type == "cpu" else 0
+        self._alone = crowded(readers, torch.get_num_threads()) and is_small(fingerprint.image_tower(model))
         self._layout = layout_of(loader)
         self.total = self._layout.images(range(self._layout.batches)) if self._layout else None  #: images, if known
         self.starts: list[int] = []
@@ -95,7 +98,7 @@ class ImagePass:
     ) -> Iterator[tuple[int, torch.Tensor, Any]]:
         start = layout.images(range(batches.start))
         for images, labels in timed_items(READING, layout.loader(batches, torch.device(self._device).type)):
-            with timed(IMAGES):
+            with timed(IMAGES), one_thread(self._alone):
                 features = self._checked(self._encode(images), start)
             progress.add(len(features))
             yield start, features, labels
@@ -115,7 +118,7 @@ class ImagePass:
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         begun = time.perf_counter()
         for start, images, labels in timed_items(READING, in_turns(self._loader)):
-            with timed(IMAGES):
+            with timed(IMAGES), one_thread(self._alone):
                 features = self._checked(self._encode(images), start)
             progress.add(len(features))
             if place is not None and isinstance(labels, torch.Tensor) and ranks.size() == 1:

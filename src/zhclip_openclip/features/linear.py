@@ -11,7 +11,7 @@ ViT-L/14 and RoBERTa-large were 1.1 to 1.4 times as fast with it (benchmarks/ima
 from MKL's in the last digits, as another machine's do. Like MKL's they are the same for every number of threads; those
 of a 1 x 1 convolution, which is as fast, are not.
 
-`arithmetic.py` decides, once a machine.
+`arithmetic.py` decides, once a machine. And memory that one layer gives back is there for the next (`memory.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from zhclip_openclip._errors import ZhclipError
 from zhclip_openclip.features import arithmetic
+from zhclip_openclip.features.memory import keep_freed
 
 #: "1" or "0" decides for every machine.
 VARIABLE = "ZHCLIP_ONEDNN_LINEAR"
@@ -42,6 +43,7 @@ def fast_linear(model: Any, device: str, amp: bool) -> contextlib.AbstractContex
     """
     if getattr(model, "zhclip_model", None) is None or torch.device(device).type != "cpu":
         return contextlib.nullcontext()
+    keep_freed()
     return OneDnnLinear() if not amp and used(device) else RowsInOrder()
 
 

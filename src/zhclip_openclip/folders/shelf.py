@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from zhclip_openclip._cores import cores
 from zhclip_openclip._errors import counted
 from zhclip_openclip.datasets._images import Skipped
 from zhclip_openclip.datasets.pictures_of import Pictures
@@ -166,7 +167,7 @@ class _Files:
             return number, _seen.Read(hashlib.sha256(data).digest(), facts)
 
         last = time.monotonic()
-        with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_READERS, cores())) as pool:
             for start in range(0, len(numbers), 256):  # so that a million files are not all asked for at once
                 for number, read in pool.map(one, numbers[start : start + 256]):
                     if read.digest is not None:
@@ -276,7 +277,7 @@ def _encode(files: _Files, rows: _Rows, wanted: list[int], opened: Opened, size:
     names = [files.names[number] for number in wanted]
     dataset = _seen.Pictures(files.folder.folder, names, opened.transform, files._now)
     if workers is None:
-        workers = min(8, os.cpu_count() or 1) if len(wanted) >= _FEW else 0
+        workers = min(8, cores()) if len(wanted) >= _FEW else 0
     loader = torch.utils.data.DataLoader(
         dataset, batch_size=size, num_workers=workers, collate_fn=_seen.Pictures.together
     )

@@ -6,8 +6,9 @@ parameters of the text tower's layers: a Chinese caption has about 16 tokens. Of
 operations alone are known, measured once (`benchmarks/open_clip_facts.py`), its texts of full length.
 
 Of the machine, in about two seconds: a linear layer of a tower's size in the precision that the evaluation will use,
-and in fp32; bytes moved; a call; a copy into fresh memory; one JPEG of 500 x 375 pixels as it goes through open_clip's
-preprocessing, and its digest, by one process; a source file compiled, for what is Python's own.
+and in fp32; blocks of two transformers, of which a small one gives the time of a call, and one of ViT-B/16 the rate of
+what is no product; a copy into fresh memory; one JPEG of 500 x 375 pixels as it goes through open_clip's preprocessing,
+and its digest, by one process; a source file compiled, for what is Python's own.
 
     loading models     weights copied, where they are here; fetching depends on the network and is not counted
     reading pictures   the pass over all files for the name of their features, and what the image tower waits: readers
@@ -31,17 +32,20 @@ import hashlib
 import inspect
 import io
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from zhclip_openclip._cores import cores
 from zhclip_openclip.checkpoints import _load, _open_clip_models
 from zhclip_openclip.families import find
+from zhclip_openclip.features import fingerprint
 from zhclip_openclip.features.image_pass import IMAGES_AT_ONCE
+from zhclip_openclip.features.memory import keep_freed
 from zhclip_openclip.features.spent import IMAGES, LOADING, READING, REST, SCORING, TEXTS
+from zhclip_openclip.features.threads import is_small
 
 _TOKENS = 16
 _SHARE = {"cpu": 0.8, "cuda": 0.4}
@@ -56,11 +60,12 @@ _TRIAL = 4
 @dataclass(frozen=True)
 class Work:
     """Of one image. operations: of products. moved: bytes of everything else. calls: of operators, a share of those of
-    a batch."""
+    a batch. small: see `features/threads.py`."""
 
     operations: float
     moved: float = 0.0
     calls: float = 0.0
+    small: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Machine:
     def texts(self, operations: float) -> float:
         return operations / (self.rate * _SHARE[self.device])
 
-    def waiting(self, computing: float, images: int) -> float:
+    def waiting(self, computing: float, images: int, small: bool = False) -> float:
         """Seconds that a tower which computes for so long waits for its images."""
         reading = images * self.reading
         if not self.readers:
@@ -108,7 +113,8 @@ class Machine:
         whole = max(computing, reading / self.readers)
         if self.device == "cpu" and self.threads + self.readers > self.cores:
             # The readers' share, and a tower that is done with them has all cores again.
-            whole = max(whole, (computing * min(self.threads, self.cores) + reading) / self.cores)
+            threads = 1 if small else min(self.threads, self.cores)
+            whole = max(whole, (computing * threads + reading) / self.cores)
         return whole - computing
 
     def stages(
@@ -122,7 +128,7 @@ class Machine:
         )
         return {
             LOADING: weights / self.loading,
-            READING: images * self.digest / max(1, self.readers) + self.waiting(computing, images),
+            READING: images * self.digest / max(1, self.readers) + self.waiting(computing, images, work.small),
             IMAGES: computing,
             TEXTS: texts * self.texts(text_operations),
             SCORING: 2 * images * texts * dimensions / self.exact,
@@ -135,16 +141,17 @@ def measure(workers: int, amp: bool) -> Machine:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    keep_freed()  # as in a pass
     rate = _products(device, amp)
     exact = _products(device, False) if amp else rate
     reading, digest, hashing = _reading()
-    moving, call, loading = _memory(amp)
+    moving, call = _around_products(rate, amp) if device == "cpu" else (float("inf"), 0.0)
+    loading = _copying()
     source = inspect.getsource(argparse)
     compiling = _mean(lambda: compile(source, argparse.__file__, "exec"), 0.1)
     return Machine(
-        device, rate, reading, min(workers, cores or 1), exact, moving, call, loading, hashing, digest,
-        torch.get_num_threads(), cores or 1, compiling,
+        device, rate, reading, min(workers, cores()), exact, moving, call, loading, hashing, digest,
+        torch.get_num_threads(), cores(), compiling,
     )  # fmt: skip
 
 
@@ -164,22 +171,36 @@ def _products(device: str, amp: bool) -> float:
         return 2 * rows * size**2 / _mean(compute, 0.25)
 
 
-def _memory(amp: bool) -> tuple[float, float, float]:
-    """Bytes a second through an operator, seconds of a call, bytes a second copied to where nothing was yet; all of it
-    on the CPU."""
+def _around_products(rate: float, amp: bool) -> tuple[float, float]:
+    """(bytes a second of all that is no product, seconds of a call) in a transformer's blocks on the CPU. rate: of
+    products."""
+    small, calls, _, _ = _block(64, 1, 64, amp)  # whose products come nowhere near the rate of large ones
+    call = small / calls
+    taken, calls, operations, moved = _block(768, 12, 197, amp)  # one of ViT-B/16
+    rest = taken - operations / rate - calls * call
+    return moved / max(rest, 0.05 * taken), call
+
+
+def _block(width: int, heads: int, tokens: int, amp: bool) -> tuple[float, int, float, float]:
+    """(seconds, calls, operations, bytes of all that is no product) of a block with as many images as a pass takes."""
     import torch
     from open_clip.transformer import ResidualAttentionBlock
+    from torch.utils.flop_counter import FlopCounterMode
 
-    large = torch.randn(2056, 2048)
-    # As small as that of the embedded model, whose products come nowhere near the rate of large ones.
-    block, given = ResidualAttentionBlock(64, 1).eval(), torch.randn(8, 64, 64)
-    with torch.no_grad(), _others() as counted:
+    block, given = ResidualAttentionBlock(width, heads).eval(), torch.randn(IMAGES_AT_ONCE["cpu"], tokens, width)
+    counter, others = FlopCounterMode(display=False), _others()
+    with torch.no_grad(), counter, others:
         copy.deepcopy(block).to("meta")(given.to("meta"))  # as those of a tower are counted
     with _as_in_the_pass("cpu", amp):
-        moved = 5 * large.nbytes / _mean(lambda: torch.nn.functional.gelu(large) + large, 0.1)
-        call = _mean(lambda: block(given), 0.1) / counted.calls
-        loaded = 4 * large.nbytes / _mean(lambda: torch.cat([large] * 4), 0.1)
-    return moved, call, loaded
+        return _mean(lambda: block(given), 0.15), others.calls, counter.get_total_flops(), others.moved
+
+
+def _copying() -> float:
+    """Bytes a second, to where nothing was yet."""
+    import torch
+
+    large = torch.randn(2056, 2048)
+    return 4 * large.nbytes / _mean(lambda: torch.cat([large] * 4), 0.1)
 
 
 @contextlib.contextmanager
@@ -252,7 +273,8 @@ def image_work(model: str) -> Work:
                 built.encode_image(images)
     finally:
         logging.disable(level)
-    return Work(counter.get_total_flops() / at_once, others.moved / at_once, others.calls / at_once)
+    small = is_small(fingerprint.image_tower(built))
+    return Work(counter.get_total_flops() / at_once, others.moved / at_once, others.calls / at_once, small)
 
 
 def _others():

@@ -9,7 +9,6 @@ identity that is asked for.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zhclip_openclip._content import Content, sha256
+from zhclip_openclip._cores import cores
 from zhclip_openclip._errors import ZhclipError, one_line, printable
 from zhclip_openclip.datasets import at_hand
 from zhclip_openclip.features.spent import REST, STAGES
@@ -353,7 +353,7 @@ def workers_for(cell: Cell) -> int:
     if cell.options.workers is not None:
         wanted = cell.options.workers
     else:
-        wanted = 0 if cell.entry.embedded else min(8, os.cpu_count() or 1)
+        wanted = 0 if cell.entry.embedded else min(8, cores())
     shards = getattr(cell.data, "shards", None)
     return min(wanted, shards) if shards else wanted
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from zhclip_openclip import features
+from zhclip_openclip._cores import cores
 from zhclip_openclip._errors import ZhclipError, one_line
 from zhclip_openclip._reading import debug
 from zhclip_openclip.checkpoints.training_run import training_run
@@ -168,7 +169,7 @@ def _prepare(args, taken) -> None:
 
         args.amp = use_amp("cuda" if torch.cuda.is_available() else "cpu", args.amp)
     if getattr(args, "num_workers", None) == _DEFAULT_WORKERS and not options.given("--num_workers"):
-        args.num_workers = min(_DEFAULT_WORKERS, _cores(), _shards(args))
+        args.num_workers = min(_DEFAULT_WORKERS, cores(), _shards(args))  # more than cores get a warning from PyTorch
     chinese = datasets.is_chinese_classification(args)
     if chinese:
         args.dump_classnames = True
@@ -219,13 +220,6 @@ def _shards(args) -> int:
     with contextlib.suppress(ZhclipError):  # told when the shards are read
         return count_shards(folder)
     return _DEFAULT_WORKERS
-
-
-def _cores() -> int:
-    """Those that this process may use: more reader processes than that get a warning from PyTorch."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
 
 
 def _begin(evaluation: Evaluation, final: str, stack: contextlib.ExitStack) -> str:

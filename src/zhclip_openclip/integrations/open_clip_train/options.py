@@ -7,7 +7,9 @@ import argparse
 
 def parser() -> argparse.ArgumentParser:
     """The options that this package adds. Those that are given stand in the run's params.txt like all others."""
-    result = argparse.ArgumentParser(prog="open_clip_train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    result = argparse.ArgumentParser(
+        prog="open_clip_train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
     group = result.add_argument_group("added by zhclip-openclip, for data with exact pairs")
     group.add_argument("--plain-loss", action="store_true", help="the host's loss, in which only the pairs are right")
     group.add_argument("--plain-batches", action="store_true", help="batches drawn with no regard to repeats")
