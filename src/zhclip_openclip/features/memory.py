@@ -15,4 +15,4 @@ def keep_freed() -> None:
 
     What it is worth: benchmarks/freed_memory.py. With other C libraries nothing happens.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
