@@ -183,6 +183,25 @@ def test_the_second_search_encodes_what_is_new_and_nothing_else(folder, tiny, tm
     assert shelf_of(folder, tiny, cache).encoded == 0
 
 
+@pytest.mark.parametrize("units", [True, False])
+def test_mixed_precision_on_a_cpu(folder, tmp_path, monkeypatch, units):
+    """Where it is asked for, and where it is the faster way; features of each precision are kept apart."""
+    from zhclip_openclip.folders import _model
+
+    monkeypatch.setattr(_model, "use_amp", lambda device, asked: asked and units)
+    words = ("search", folder, "数字三", "--format", "json", "--device", "cpu")
+    plain = run(*words, cache=tmp_path)
+    mixed = run(*words, "--amp", cache=tmp_path)
+    again = run(*words, "--no-amp", cache=tmp_path)
+    assert plain.stdout == again.stdout.replace('"encoded": 0', '"encoded": 30')
+    plain, mixed = json.loads(plain.stdout), json.loads(mixed.stdout)
+    assert plain["arithmetic"].startswith("fp32 on cpu") and mixed["encoded"] == (30 if units else 0)
+    assert (mixed["arithmetic"] == "bfloat16 autocast on cpu") == units
+    scores = [{hit["picture"]: hit["score"] for hit in told["queries"][0]["hits"]} for told in (plain, mixed)]
+    shared = scores[0].keys() & scores[1].keys()
+    assert shared and all(abs(scores[0][name] - scores[1][name]) < 3e-2 for name in shared)
+
+
 def test_a_change_of_the_same_size_and_time_is_noticed(folder, tiny, tmp_path):
     """What `cp -p` and programs that write tags back leave: the time of the entry tells."""
     path = folder / "a.ppm"

@@ -44,6 +44,10 @@ CacheFolder = Annotated[
     typer.Option("--cache", help="Where features are kept; by default $ZHCLIP_FEATURE_CACHE, else the user's cache."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default the GPU if there is one.")]
+Amp = Annotated[
+    bool | None,
+    typer.Option("--amp/--no-amp", help="Mixed precision, or none; by default on a GPU, and fp32 on a CPU."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at once.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read pictures; by default one a core.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No bars and no notes; errors and results alone.")]
@@ -57,6 +61,7 @@ def opened(
     follow_links: bool,
     cache: Path | None,
     device: str | None,
+    amp: bool | None,
     batch_size: int,
     workers: int | None,
     quiet: bool,
@@ -81,7 +86,9 @@ def opened(
     with using(cache=kept, quiet=quiet):
         if not pictures.names:  # before a model is loaded for nothing
             open_shelf(pictures, None)
-        model_opened = open_model(model, pretrained, device)
+        model_opened = open_model(model, pretrained, device, amp)
+        if amp and not model_opened.amp:
+            note("Note: --amp changes nothing here: bf16 is not faster than fp32 on this processor")
         shelf = open_shelf(pictures, model_opened, batch_size, workers, note)
         for text in [*pictures.notes(), *shelf.notes]:
             note(f"Note: {text}")

@@ -27,6 +27,7 @@ def classify(
     follow_links: _folders.FollowLinks = False,
     cache: _folders.CacheFolder = None,
     device: _folders.Device = None,
+    amp: _folders.Amp = None,
     batch_size: _folders.BatchSize = 32,
     workers: _folders.Workers = None,
     quiet: _folders.Quiet = False,
@@ -42,7 +43,7 @@ def classify(
 
     forms = {path: written.form_of(path) for path in output or []}
     wanted = read_labels(labels, labels_file, dataset_names, templates)
-    with _folders.opened(folder, model, pretrained, follow_links, cache, device, batch_size, workers, quiet) as (
+    with _folders.opened(folder, model, pretrained, follow_links, cache, device, amp, batch_size, workers, quiet) as (
         shelf,
         opened,
         note,

@@ -29,6 +29,7 @@ def search(
     follow_links: _folders.FollowLinks = False,
     cache: _folders.CacheFolder = None,
     device: _folders.Device = None,
+    amp: _folders.Amp = None,
     batch_size: _folders.BatchSize = 32,
     workers: _folders.Workers = None,
     quiet: _folders.Quiet = False,
@@ -45,7 +46,9 @@ def search(
     forms = {path: written.form_of(path) for path in output or []}
     # Of a folder that is not there `opened` says what was meant; its queries are not looked at.
     queries = read_queries(query, kind.value if folder.exists() else "text")
-    with _folders.opened(folder, model, pretrained, follow_links, cache, device, batch_size, workers, quiet, query) as (
+    with _folders.opened(
+        folder, model, pretrained, follow_links, cache, device, amp, batch_size, workers, quiet, query
+    ) as (
         shelf,
         opened,
         note,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from zhclip_openclip._errors import ZhclipError, shorten
+from zhclip_openclip._precision import use_amp
 from zhclip_openclip._reading import reason_of
 from zhclip_openclip.checkpoints import _names, _resolve
 from zhclip_openclip.families import all_names
@@ -80,11 +81,12 @@ def _same(one: torch.Tensor | None, other: torch.Tensor) -> bool:
     return one is not None and torch.equal(one, other)
 
 
-def open_model(name: str, pretrained: str | None = None, device: str | None = None) -> Opened:
+def open_model(name: str, pretrained: str | None = None, device: str | None = None, amp: bool | None = None) -> Opened:
     """A model of ours or of open_clip with its weights.
 
     pretrained: anything that `create_model` takes; of a model of ours by default its published weights. device: by
-    default the GPU, if there is one.
+    default the GPU, if there is one. amp: mixed precision, on a CPU only where it is the faster way; None for GPUs
+    alone, so that all CPUs find the same.
 
     Raises ZhclipError: no such model, weights or device; no weights asked for where the name says none.
     """
@@ -99,7 +101,7 @@ def open_model(name: str, pretrained: str | None = None, device: str | None = No
         tag = _resolve.find_tag(named.model, pretrained) if pretrained else None
     if not pretrained and not name.startswith(_PLACES):
         raise FolderError(_no_weights(name))
-    amp = torch.device(device).type == "cuda"
+    amp = use_amp(device, torch.device(device).type == "cuda" if amp is None else amp)
     try:
         module, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None, device=device)
         tokenizer = open_clip.get_tokenizer(name, **({"pretrained": pretrained} if named is not None else {}))

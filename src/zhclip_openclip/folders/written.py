@@ -190,11 +190,15 @@ def print_classified(console: Console, result: Classified) -> None:
 
 
 def _about(shelf: Shelf, opened: Opened) -> dict[str, Any]:
+    from zhclip_openclip.features import linear
+    from zhclip_openclip.features.arithmetic import described
+
     return {
         "folder": printable(str(shelf.folder.folder)),
         "model": opened.name,
         "pretrained": printable(opened.pretrained),
         "device": opened.device,
+        "arithmetic": described(opened.device, opened.amp, not opened.amp and linear.used(opened.device)),
         "files": shelf.files,
         "different": len(shelf),
         "encoded": shelf.encoded,
