@@ -5,6 +5,7 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import TextTransformer
 from PIL import Image
 
 from zhclip_openclip.datasets.digits import Digits
@@ -19,12 +20,14 @@ BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
 def inputs(model, transform, rows: int = 3):
-    """Pixels as its image tower wants them, and padded texts of ids below the smallest vocabulary."""
+    """Pixels as its image tower wants them, and padded texts of ids below the smallest vocabulary: short ones, but for
+    towers of open_clip's own, whose mask is for one length."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (rows, 60, 80, 3), generator=generator, dtype=torch.uint8).numpy()
     pixels = torch.stack([transform(Image.fromarray(picture)) for picture in noise])
     pad = getattr(getattr(model.text, "config", None), "pad_token_id", None) or 0
-    tokens = torch.randint(5, 60, (rows, 12), generator=generator)
+    length = model.text.context_length if isinstance(model.text, TextTransformer) else 12
+    tokens = torch.randint(5, 60, (rows, length), generator=generator)
     tokens[0, 6:] = pad
     return pixels, tokens
 
