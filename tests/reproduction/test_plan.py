@@ -544,6 +544,8 @@ def test_operations_of_an_image_tower():
 def test_operations_of_a_resnet():
     """CLIP's RN50: 12.22 GFLOPs an image in open_clip's docs/model_profile.csv."""
     assert _cost.image_operations("cnclip-rn50") == pytest.approx(12.22e9, rel=0.01)
+    assert 0.8 < _cost.image_work("cnclip-rn50").convolved / 12.22e9 < 0.95, "all but the attention that pools"
+    assert _cost.image_work("cnclip-vit-b-16").convolved == pytest.approx(2 * 196 * 3 * 16**2 * 768), "of its patches"
 
 
 def test_the_bytes_and_calls_beside_the_products():
@@ -560,6 +562,8 @@ def test_a_tower_takes_products_bytes_and_calls():
     assert machine.computing(work, 10) == pytest.approx(10 * (2 + 3 + 0.5))
     assert machine.computing(work, 1, exact=True) == pytest.approx(20 + 3 + 0.5)
     assert machine.computing(_cost.Work(8e12)) == pytest.approx(10), "80% of the rate where no more is known"
+    machine = _cost.Machine("cpu", rate=1e12, reading=0, readers=1, convolving=1e11, call=1e-3)
+    assert machine.computing(_cost.Work(2e12, calls=1000, convolved=0.5e12)) == pytest.approx(1.5 + 5 + 1)
 
 
 @pytest.mark.parametrize(
@@ -627,7 +631,7 @@ def test_imports_are_counted_once(tmp_path, monkeypatch):
 def test_measured_for_real():
     machine = _cost.measure(workers=1, amp=False)
     assert machine.rate == machine.exact > 1e8 and 0 < machine.reading < 5 and machine.readers == 1
-    of_the_cpu = ("moving", "call") if machine.device == "cpu" else ()
+    of_the_cpu = ("moving", "call", "convolving") if machine.device == "cpu" else ()
     for name in (*of_the_cpu, "loading", "hashing", "digest", "compiling"):
         assert 0 < getattr(machine, name) < float("inf"), name
 

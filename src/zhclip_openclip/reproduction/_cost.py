@@ -6,9 +6,9 @@ parameters of the text tower's layers: a Chinese caption has about 16 tokens. Of
 operations alone are known, measured once (`benchmarks/open_clip_facts.py`), its texts of full length.
 
 Of the machine, in about two seconds: a linear layer of a tower's size in the precision that the evaluation will use,
-and in fp32; blocks of two transformers, of which a small one gives the time of a call, and one of ViT-B/16 the rate of
-what is no product; a copy into fresh memory; one JPEG of 500 x 375 pixels as it goes through open_clip's preprocessing,
-and its digest, by one process; a source file compiled, for what is Python's own.
+and in fp32; a convolution; blocks of two transformers, of which a small one gives the time of a call, and one of
+ViT-B/16 the rate of what is no product; a copy into fresh memory; one JPEG of 500 x 375 pixels as it goes through
+open_clip's preprocessing, and its digest, by one process; a source file compiled, for what is Python's own.
 
     loading models     weights copied, where they are here; fetching depends on the network and is not counted
     reading pictures   the pass over all files for the name of their features, and what the image tower waits: readers
@@ -59,27 +59,30 @@ _TRIAL = 4
 
 @dataclass(frozen=True)
 class Work:
-    """Of one image. operations: of products. moved: bytes of everything else. calls: of operators, a share of those of
-    a batch. small: see `features/threads.py`."""
+    """Of one image. operations: of products and convolutions. moved: bytes of everything else. calls: of operators, a
+    share of those of a batch. small: see `features/threads.py`. convolved: those operations that are convolutions'."""
 
     operations: float
     moved: float = 0.0
     calls: float = 0.0
     small: bool = False
+    convolved: float = 0.0
 
 
 @dataclass(frozen=True)
 class Machine:
     """device: 'cpu' or 'cuda'. rate: operations a second of a product, in the precision of the evaluation. reading:
     seconds a picture and reader. readers: processes that can read at once; 0 where the evaluation itself reads. exact:
-    as rate, in fp32. moving, loading, hashing: bytes a second. call: seconds. digest: seconds a picture and reader.
-    threads, cores: that compute, that there are. compiling: seconds, see `_IMPORTS`."""
+    as rate, in fp32. convolving: as rate, of a convolution. moving, loading, hashing: bytes a second. call: seconds.
+    digest: seconds a picture and reader. threads, cores: that compute, that there are. compiling: seconds, see
+    `_IMPORTS`."""
 
     device: str
     rate: float
     reading: float
     readers: int
     exact: float = float("inf")
+    convolving: float = float("inf")
     moving: float = float("inf")
     call: float = 0.0
     loading: float = float("inf")
@@ -93,7 +96,8 @@ class Machine:
         """Seconds of the image tower."""
         rate = min(self.rate, self.exact) if exact else self.rate
         if self.device == "cpu" and work.calls:
-            one = work.operations / rate + work.moved / self.moving + work.calls * self.call
+            products = (work.operations - work.convolved) / rate + work.convolved / min(rate, self.convolving)
+            one = products + work.moved / self.moving + work.calls * self.call
         else:
             one = work.operations / (rate * _SHARE[self.device])
         return images * one
@@ -146,11 +150,12 @@ def measure(workers: int, amp: bool) -> Machine:
     exact = _products(device, False) if amp else rate
     reading, digest, hashing = _reading()
     moving, call = _around_products(rate, amp) if device == "cpu" else (float("inf"), 0.0)
+    convolving = _convolutions(amp) if device == "cpu" else float("inf")
     loading = _copying()
     source = inspect.getsource(argparse)
     compiling = _mean(lambda: compile(source, argparse.__file__, "exec"), 0.1)
     return Machine(
-        device, rate, reading, min(workers, cores()), exact, moving, call, loading, hashing, digest,
+        device, rate, reading, min(workers, cores()), exact, convolving, moving, call, loading, hashing, digest,
         torch.get_num_threads(), cores(), compiling,
     )  # fmt: skip
 
@@ -169,6 +174,19 @@ def _products(device: str, amp: bool) -> float:
 
     with _as_in_the_pass(device, amp):
         return 2 * rows * size**2 / _mean(compute, 0.25)
+
+
+def _convolutions(amp: bool) -> float:
+    """Operations a second on the CPU of a layer in the middle of a ResNet, with what normalises and cuts it."""
+    import torch
+
+    images, width, side = IMAGES_AT_ONCE["cpu"], 128, 28
+    layer = torch.nn.Sequential(
+        torch.nn.Conv2d(width, width, 3, padding=1, bias=False), torch.nn.BatchNorm2d(width), torch.nn.ReLU()
+    ).eval()
+    given = torch.randn(images, width, side, side)
+    with _as_in_the_pass("cpu", amp):
+        return 2 * images * side**2 * 9 * width**2 / _mean(lambda: layer(given), 0.15)
 
 
 def _around_products(rate: float, amp: bool) -> tuple[float, float]:
@@ -274,7 +292,10 @@ def image_work(model: str) -> Work:
     finally:
         logging.disable(level)
     small = is_small(fingerprint.image_tower(built))
-    return Work(counter.get_total_flops() / at_once, others.moved / at_once, others.calls / at_once, small)
+    flops = counter.get_flop_counts()["Global"]
+    convolved = sum(count for operator, count in flops.items() if "convolution" in str(operator))
+    figures = (sum(flops.values()), others.moved, others.calls)
+    return Work(*(figure / at_once for figure in figures), small, convolved / at_once)
 
 
 def _others():
