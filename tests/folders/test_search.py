@@ -4,6 +4,7 @@ input."""
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -200,6 +201,14 @@ def test_mixed_precision_on_a_cpu(folder, tmp_path, monkeypatch, units):
     scores = [{hit["picture"]: hit["score"] for hit in told["queries"][0]["hits"]} for told in (plain, mixed)]
     shared = scores[0].keys() & scores[1].keys()
     assert shared and all(abs(scores[0][name] - scores[1][name]) < 3e-2 for name in shared)
+
+
+def test_the_arithmetic_of_a_model_that_is_not_ours_is_pytorchs(folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZHCLIP_ONEDNN_LINEAR", "1")
+    shelf = shelf_of(folder, tiny, tmp_path)
+    assert written._about(shelf, tiny)["arithmetic"] == "fp32 on cpu, linear layers by oneDNN"
+    other = dataclasses.replace(tiny, module=torch.nn.Linear(2, 2))
+    assert written._about(shelf, other)["arithmetic"] == "fp32 on cpu"
 
 
 def test_a_change_of_the_same_size_and_time_is_noticed(folder, tiny, tmp_path):

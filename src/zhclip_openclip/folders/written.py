@@ -190,15 +190,17 @@ def print_classified(console: Console, result: Classified) -> None:
 
 
 def _about(shelf: Shelf, opened: Opened) -> dict[str, Any]:
-    from zhclip_openclip.features import linear
     from zhclip_openclip.features.arithmetic import described
+    from zhclip_openclip.features.linear import OneDnnLinear, fast_linear
 
+    # Of models that are not ours it never is: asked of what the passes take.
+    onednn = isinstance(fast_linear(opened.module, opened.device, opened.amp), OneDnnLinear)
     return {
         "folder": printable(str(shelf.folder.folder)),
         "model": opened.name,
         "pretrained": printable(opened.pretrained),
         "device": opened.device,
-        "arithmetic": described(opened.device, opened.amp, not opened.amp and linear.used(opened.device)),
+        "arithmetic": described(opened.device, opened.amp, onednn),
         "files": shelf.files,
         "different": len(shelf),
         "encoded": shelf.encoded,
