@@ -20,9 +20,9 @@ def is_small(tower: torch.nn.Module) -> bool:
     return sum(parameter.numel() for parameter in tower.parameters()) < _SMALL
 
 
-def crowded(readers: int, threads: int) -> bool:
-    """There are too few cores for all of them."""
-    return readers > 0 and threads + readers > cores()
+def crowded(readers: int, threads: int, there: int | None = None) -> bool:
+    """There are too few cores for all of them. there: how many; by default those of this process."""
+    return readers > 0 and threads + readers > (cores() if there is None else there)
 
 
 @contextlib.contextmanager

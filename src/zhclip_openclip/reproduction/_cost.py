@@ -34,9 +34,10 @@ import io
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from zhclip_openclip._cores import cores
 from zhclip_openclip.checkpoints import _load, _open_clip_models
@@ -45,7 +46,10 @@ from zhclip_openclip.features import fingerprint
 from zhclip_openclip.features.image_pass import IMAGES_AT_ONCE
 from zhclip_openclip.features.memory import keep_freed
 from zhclip_openclip.features.spent import IMAGES, LOADING, READING, REST, SCORING, TEXTS
-from zhclip_openclip.features.threads import is_small
+from zhclip_openclip.features.threads import crowded, is_small
+
+if TYPE_CHECKING:
+    import torch
 
 _TOKENS = 16
 _SHARE = {"cpu": 0.8, "cuda": 0.4}
@@ -59,8 +63,9 @@ _TRIAL = 4
 
 @dataclass(frozen=True)
 class Work:
-    """Of one image. operations: of products and convolutions. moved: bytes of everything else. calls: of operators, a
-    share of those of a batch. small: see `features/threads.py`. convolved: those operations that are convolutions'."""
+    """Of one image, or of some. operations: of products and convolutions. moved: bytes of everything else. calls: of
+    operators, of one image a share of those of a batch. small: see `features/threads.py`. convolved: those operations
+    that are convolutions'."""
 
     operations: float
     moved: float = 0.0
@@ -115,7 +120,7 @@ class Machine:
         if not self.readers:
             return reading
         whole = max(computing, reading / self.readers)
-        if self.device == "cpu" and self.threads + self.readers > self.cores:
+        if self.device == "cpu" and crowded(self.readers, self.threads, self.cores):
             # The readers' share, and a tower that is done with them has all cores again.
             threads = 1 if small else min(self.threads, self.cores)
             whole = max(whole, (computing * threads + reading) / self.cores)
@@ -178,39 +183,35 @@ def _products(device: str, amp: bool) -> float:
 
 def _convolutions(amp: bool) -> float:
     """Operations a second on the CPU of a layer in the middle of a ResNet, with what normalises and cuts it."""
-    import torch
+    from torch.nn import BatchNorm2d, Conv2d, ReLU, Sequential
 
-    images, width, side = IMAGES_AT_ONCE["cpu"], 128, 28
-    layer = torch.nn.Sequential(
-        torch.nn.Conv2d(width, width, 3, padding=1, bias=False), torch.nn.BatchNorm2d(width), torch.nn.ReLU()
-    ).eval()
-    given = torch.randn(images, width, side, side)
-    with _as_in_the_pass("cpu", amp):
-        return 2 * images * side**2 * 9 * width**2 / _mean(lambda: layer(given), 0.15)
+    layer = Sequential(Conv2d(128, 128, 3, padding=1, bias=False), BatchNorm2d(128), ReLU())
+    taken, work = _layer(layer, (128, 28, 28), amp)
+    return work.operations / taken
 
 
 def _around_products(rate: float, amp: bool) -> tuple[float, float]:
     """(bytes a second of all that is no product, seconds of a call) in a transformer's blocks on the CPU. rate: of
     products."""
-    small, calls, _, _ = _block(64, 1, 64, amp)  # whose products come nowhere near the rate of large ones
-    call = small / calls
-    taken, calls, operations, moved = _block(768, 12, 197, amp)  # one of ViT-B/16
-    rest = taken - operations / rate - calls * call
-    return moved / max(rest, 0.05 * taken), call
-
-
-def _block(width: int, heads: int, tokens: int, amp: bool) -> tuple[float, int, float, float]:
-    """(seconds, calls, operations, bytes of all that is no product) of a block with as many images as a pass takes."""
-    import torch
     from open_clip.transformer import ResidualAttentionBlock
-    from torch.utils.flop_counter import FlopCounterMode
 
-    block, given = ResidualAttentionBlock(width, heads).eval(), torch.randn(IMAGES_AT_ONCE["cpu"], tokens, width)
-    counter, others = FlopCounterMode(display=False), _others()
-    with torch.no_grad(), counter, others:
-        copy.deepcopy(block).to("meta")(given.to("meta"))  # as those of a tower are counted
+    # A small one, whose products come nowhere near the rate of large ones, and one of ViT-B/16.
+    small, small_work = _layer(ResidualAttentionBlock(64, 1), (64, 64), amp)
+    taken, work = _layer(ResidualAttentionBlock(768, 12), (197, 768), amp)
+    call = small / small_work.calls
+    rest = taken - work.operations / rate - work.calls * call
+    return work.moved / max(rest, 0.05 * taken), call
+
+
+def _layer(layer: torch.nn.Module, shape: Sequence[int], amp: bool) -> tuple[float, Work]:
+    """(seconds on the CPU, work) of a layer with as many images as a pass takes. shape: of what it is given of one."""
+    import torch
+
+    layer, given = layer.eval(), torch.randn(IMAGES_AT_ONCE["cpu"], *shape)
+    with torch.no_grad():
+        work = _counted(copy.deepcopy(layer).to("meta"), given.to("meta"))
     with _as_in_the_pass("cpu", amp):
-        return _mean(lambda: block(given), 0.15), others.calls, counter.get_total_flops(), others.moved
+        return _mean(lambda: layer(given), 0.15), work
 
 
 def _copying() -> float:
@@ -275,7 +276,6 @@ def image_work(model: str) -> Work:
         return Work(_open_clip_models.facts().get(model, {}).get("image_operations", 0))
     import open_clip
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip says that this model has no weights
@@ -286,16 +286,25 @@ def image_work(model: str) -> Work:
             size = built.visual.image_size
             height, width = size if isinstance(size, (tuple, list)) else (size, size)
             images = torch.empty(at_once, 3, height, width)
-            counter, others = FlopCounterMode(display=False), _others()
-            with torch.no_grad(), counter, others:
-                built.encode_image(images)
+            with torch.no_grad():
+                work = _counted(built.encode_image, images)
     finally:
         logging.disable(level)
     small = is_small(fingerprint.image_tower(built))
+    figures = work.operations, work.moved, work.calls
+    return Work(*(figure / at_once for figure in figures), small, work.convolved / at_once)
+
+
+def _counted(compute: Callable[[torch.Tensor], object], images: torch.Tensor) -> Work:
+    """Of all images together; nothing is computed if they are on the meta device."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter, others = FlopCounterMode(display=False), _others()
+    with counter, others:
+        compute(images)
     flops = counter.get_flop_counts()["Global"]
     convolved = sum(count for operator, count in flops.items() if "convolution" in str(operator))
-    figures = (sum(flops.values()), others.moved, others.calls)
-    return Work(*(figure / at_once for figure in figures), small, convolved / at_once)
+    return Work(sum(flops.values()), others.moved, others.calls, convolved=convolved)
 
 
 def _others():
